@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The public interface of libingot. The region between the two cffi markers is what Python reads.
+ * Conventions: every function that can fail returns an ingot_status and leaves a message for
+ * ingot_last_error() on this thread; out-parameters come last and are written only on success;
+ * handles are opaque; no callbacks; nothing is printed; the library never aborts. */
+#ifndef INGOT_H
+#define INGOT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#ifdef __GNUC__
+#pragma GCC visibility push(default)
+#endif
+
+/* cffi: begin */
+
+#define INGOT_ABI_VERSION 1
+
+/** Bands: 1-19 caller, 20-39 file, 40-59 resources, 60-79 hardware, 90 internal. */
+typedef enum ingot_status {
+    INGOT_OK = 0,
+    INGOT_ERROR_INVALID_ARGUMENT = 1,
+    INGOT_ERROR_WRONG_STATE = 2,
+    INGOT_ERROR_CANCELLED = 3,
+    INGOT_ERROR_CONTEXT_FULL = 4,
+    INGOT_ERROR_FORKED = 5,
+    INGOT_ERROR_BUSY = 6,
+    INGOT_ERROR_FORMAT = 20,
+    INGOT_ERROR_VERSION = 21,
+    INGOT_ERROR_CHECKSUM = 22,
+    INGOT_ERROR_UNSUPPORTED = 23,
+    INGOT_ERROR_OUT_OF_MEMORY = 40,
+    INGOT_ERROR_MEMORY_LIMIT = 41,
+    INGOT_ERROR_IO = 42,
+    INGOT_ERROR_THREADS = 43,
+    INGOT_ERROR_HARDWARE = 60,
+    INGOT_ERROR_INTERNAL = 90
+} ingot_status;
+
+/** Instruction set levels, also the bits of ingot_cpu_features() and ingot_cpu_set_mask(). */
+typedef enum ingot_isa {
+    INGOT_ISA_REF = 1,
+    INGOT_ISA_AVX2 = 2,
+    INGOT_ISA_AVXVNNI = 4,
+    INGOT_ISA_AVX512VNNI = 8,
+    INGOT_ISA_NEON = 16,
+    INGOT_ISA_NEON_DOTPROD = 32
+} ingot_isa;
+
+typedef enum ingot_struct {
+    INGOT_STRUCT_MODEL_INFO = 0,
+    INGOT_STRUCT_TENSOR_INFO = 1,
+    INGOT_STRUCT_SESSION_CONFIG = 2,
+    INGOT_STRUCT_MEMORY_INFO = 3,
+    INGOT_STRUCT_KERNEL_INFO = 4,
+    INGOT_STRUCT_LINEAR_CALL = 5
+} ingot_struct;
+
+typedef struct ingot_model ingot_model;
+typedef struct ingot_session ingot_session;
+
+typedef struct ingot_model_info {
+    uint32_t struct_size;
+    uint32_t tensor_count;
+    uint32_t instruction_count; /* of entry 'step' */
+    uint32_t context;           /* most positions of a session */
+    uint32_t chunk;             /* most tokens of one pass */
+    uint32_t vocabulary;        /* ids below it may be sampled */
+    uint32_t logits_width;      /* rows of the head, at least vocabulary */
+    uint32_t embedding_rows;    /* token ids must be below it */
+    uint64_t file_size;
+    uint64_t weights_offset; /* of the weights section in the file, bytes */
+    uint64_t weights_size;   /* bytes */
+    uint64_t weight_bytes_per_token;
+} ingot_model_info;
+
+typedef struct ingot_tensor_info {
+    uint32_t struct_size;
+    uint8_t role, dtype, scale_kind, layout;
+    uint32_t rank;
+    uint64_t shape[4];
+    uint64_t offset; /* bytes, as in the tensor record */
+    uint64_t size;   /* bytes */
+} ingot_tensor_info;
+
+typedef struct ingot_session_config {
+    uint32_t struct_size;
+    uint32_t context;        /* positions to reserve; 0: the plan's */
+    uint32_t chunk;          /* tokens of one pass; 0: the plan's */
+    uint32_t logits_rows;    /* most positions per call whose logits are kept; 0: 1 */
+    uint32_t threads;        /* for decode and prefill, 1 to 64; 0: every CPU that this process may use */
+    uint32_t reserved;       /* zero */
+    uint64_t memory_limit;   /* bytes that model and session may take together; 0: no limit */
+} ingot_session_config;
+
+typedef struct ingot_memory_info {
+    uint32_t struct_size;
+    uint32_t threads;
+    uint64_t weights_bytes; /* mapped */
+    uint64_t arena_bytes;   /* activations and logits */
+    uint64_t scratch_bytes; /* quantized activations, per-thread buffers */
+    uint64_t state_bytes;   /* KV */
+    uint64_t total_bytes;
+} ingot_memory_info;
+
+typedef struct ingot_kernel_info {
+    uint32_t struct_size;
+    uint32_t isa;       /* one bit of ingot_isa */
+    uint32_t available; /* 1 if this CPU under the present mask may run it */
+    uint32_t selected;  /* 1 if dispatch takes it for its op and format */
+    char name[64];      /* stem of its source file */
+} ingot_kernel_info;
+
+/** One call of a linear kernel by name, for tests: out = x W^T for rows 16 * tile_begin and on. */
+typedef struct ingot_linear_call {
+    uint32_t struct_size;
+    uint32_t dtype;         /* enum ingot_dtype: f16, q8, q4, c4 */
+    uint32_t k;             /* multiple of 32 */
+    uint32_t group;         /* k per weight scale */
+    uint32_t m;             /* tokens */
+    uint32_t tile_begin;    /* first tile of 16 rows */
+    uint32_t tile_end;      /* one past the last */
+    int32_t delta;          /* c4 */
+    int8_t codebook[32];    /* c4 */
+    const uint8_t *weights; /* packed, tile 0 first; 64-byte aligned */
+    uint64_t weights_size;  /* bytes; checked against dtype, k and tile_end */
+    const float *x;         /* (m, k) */
+    float *out;             /* (m, 16 * (tile_end - tile_begin)) */
+} ingot_linear_call;
+
+uint32_t ingot_abi_version(void);
+/** sizeof of a struct of this header as the library was built; 0 for an unknown one. */
+size_t ingot_struct_size(ingot_struct which);
+/** Name of a status, "unknown" for a number that is none. */
+const char *ingot_status_name(ingot_status status);
+/** Message of the last failure on this thread, "" before any. Valid until the next call here. */
+const char *ingot_last_error(void);
+/** enum ingot_rule of the last file refused on this thread, 0 before any. */
+uint32_t ingot_last_rule(void);
+/** Moves log lines (text, '\n' separated) into buffer; returns the bytes written, no terminator. */
+size_t ingot_log_drain(char *buffer, size_t size);
+
+/** ISA levels of this CPU as bits of ingot_isa, the mask not applied. */
+uint32_t ingot_cpu_features(void);
+/** Restricts dispatch to these levels (ref always stays). Affects models opened afterwards.
+ * @return INGOT_ERROR_HARDWARE if a level is asked for that the CPU lacks. */
+ingot_status ingot_cpu_set_mask(uint32_t mask);
+/** The mask in force: features, or what ingot_cpu_set_mask or INGOT_FORCE_ISA left of them. */
+uint32_t ingot_cpu_mask(void);
+uint32_t ingot_kernel_count(void);
+ingot_status ingot_kernel_info_get(uint32_t index, ingot_kernel_info *info);
+/** Runs one linear kernel on one thread. @return INGOT_ERROR_HARDWARE if it is not available. */
+ingot_status ingot_kernel_run(uint32_t index, const ingot_linear_call *call);
+
+/** Maps and validates a file. path is UTF-8.
+ * @return INGOT_ERROR_FORMAT, _VERSION, _CHECKSUM, _UNSUPPORTED (see ingot_last_rule), _IO, _OUT_OF_MEMORY,
+ *         _HARDWARE if INGOT_FORCE_ISA names a level that the CPU lacks. */
+ingot_status ingot_model_open(const char *path, ingot_model **model);
+/** Closes it once its last session is gone; NULL is allowed. */
+void ingot_model_close(ingot_model *model);
+ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *info);
+ingot_status ingot_model_tensor_info(const ingot_model *model, uint32_t tensor, ingot_tensor_info *info);
+/** Writes rows [row_begin, row_end) of a weight or constant as float32 (rows, k) into out.
+ * @param capacity floats that out holds. */
+ingot_status ingot_tensor_dequantize(const ingot_model *model, uint32_t tensor, uint64_t row_begin,
+                                     uint64_t row_end, float *out, uint64_t capacity);
+/** Gigabytes per second of reading the mapped weights once with this many threads;
+ * pattern 0 plain, 1 prefetched, 2 non-temporal. For `ingot bench`. */
+ingot_status ingot_session_stream(ingot_session *session, uint32_t pattern, double *gigabytes_per_second);
+
+/** Allocates all that the session will ever use. config may be NULL.
+ * @return INGOT_ERROR_MEMORY_LIMIT with the largest context that fits in the message, _OUT_OF_MEMORY, _THREADS. */
+ingot_status ingot_session_create(ingot_model *model, const ingot_session_config *config, ingot_session **session);
+void ingot_session_destroy(ingot_session *session);
+/** Feeds count tokens; keeps the logits of the last `wanted` of them (0 to logits_rows).
+ * @return INGOT_ERROR_CONTEXT_FULL (nothing fed), _CANCELLED (position is what was fed), _INVALID_ARGUMENT,
+ *         _BUSY if another thread is inside the session, _FORKED in a forked child. */
+ingot_status ingot_session_eval(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted);
+/** Logits of row `row` of the last eval, logits_width floats, owned by the session, NULL if there is none. */
+const float *ingot_session_logits(const ingot_session *session, uint32_t row);
+/** Tokens fed so far. */
+uint32_t ingot_session_position(const ingot_session *session);
+/** Forgets all positions from `position` on. */
+ingot_status ingot_session_truncate(ingot_session *session, uint32_t position);
+/** From any thread: the running eval stops after the present pass. The flag is cleared by the next eval's return. */
+void ingot_session_cancel(ingot_session *session);
+ingot_status ingot_session_memory(const ingot_session *session, ingot_memory_info *info);
+/** Like eval of at most one chunk, but runs only the first `instructions` and does not advance the position. */
+ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted,
+                                 uint32_t instructions);
+/** Copies an activation of the last trace or eval as float32 (rows, width). */
+ingot_status ingot_session_read(const ingot_session *session, uint32_t tensor, float *out, uint64_t capacity);
+/** Instructions that this backend has executed in this session: backend 0 is the CPU. */
+uint64_t ingot_session_executed(const ingot_session *session, uint32_t backend);
+
+/* cffi: end */
+
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed exceptions, one class per cause, with the native library's status where there is one."""
+
+from __future__ import annotations
+
+from ingot.format import Rule
+
+__all__ = [
+    "CancelledError",
+    "ContextFullError",
+    "FormatError",
+    "HardwareError",
+    "IngotError",
+    "InternalError",
+    "InvalidArgumentError",
+    "MemoryLimitError",
+    "MissingExtraError",
+    "NotBuiltError",
+    "OutOfMemoryError",
+    "StateError",
+    "StorageError",
+    "error_from_status",
+]
+
+
+class IngotError(Exception):
+    """Anything that Ingot refuses. `status` is the native status, 0 where Python found it."""
+
+    status: int = 0
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Make one; `status` only where the library gave it."""
+        super().__init__(message)
+        if status is not None:
+            self.status = status
+
+
+class InvalidArgumentError(IngotError, ValueError):
+    """An argument outside what the call takes."""
+
+
+class StateError(IngotError, RuntimeError):
+    """A call at the wrong time: closed, busy in another thread, or in a forked child."""
+
+
+class CancelledError(IngotError, RuntimeError):
+    """The call was cancelled from another thread; the session's state is valid."""
+
+
+class ContextFullError(IngotError, RuntimeError):
+    """The session cannot hold that many positions."""
+
+
+class FormatError(IngotError, ValueError):
+    """The file breaks a rule of the format; `rule` names it, None where there is no number."""
+
+    def __init__(self, message: str, rule: Rule | None = None, status: int | None = None) -> None:
+        """Make one; `rule` where a numbered rule is broken."""
+        super().__init__(message, status)
+        self.rule = rule
+
+
+class OutOfMemoryError(IngotError, MemoryError):
+    """The system gave no memory."""
+
+
+class MemoryLimitError(OutOfMemoryError):
+    """The session does not fit the memory limit; the message says which context does."""
+
+
+class StorageError(IngotError, OSError):
+    """A file could not be read or written."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Make one; not OSError's way, which reads two arguments as number and text."""
+        IngotError.__init__(self, message, status)
+
+
+class HardwareError(IngotError, RuntimeError):
+    """The CPU or a backend lacks what was asked for."""
+
+
+class InternalError(IngotError, RuntimeError):
+    """A fault of ours: please report it."""
+
+
+class MissingExtraError(IngotError, ImportError):
+    """A part of Ingot is not installed; the message has the command."""
+
+
+class NotBuiltError(IngotError, NotImplementedError):
+    """An option whose method does not exist yet; the CLI exits with 2."""
+
+
+_CLASSES: dict[int, type[IngotError]] = {
+    1: InvalidArgumentError,
+    2: StateError,
+    3: CancelledError,
+    4: ContextFullError,
+    5: StateError,
+    6: StateError,
+    20: FormatError,
+    21: FormatError,
+    22: FormatError,
+    23: FormatError,
+    40: OutOfMemoryError,
+    41: MemoryLimitError,
+    42: StorageError,
+    43: OutOfMemoryError,
+    60: HardwareError,
+    90: InternalError,
+}
+
+
+def error_from_status(status: int, message: str, rule: int = 0) -> IngotError:
+    """Return the exception for a native status; a status without a class is InternalError."""
+    kind = _CLASSES.get(status, InternalError)
+    if issubclass(kind, FormatError):
+        known = rule in Rule._value2member_map_
+        return kind(message, Rule(rule) if known else None, status)
+    return kind(message, status)
