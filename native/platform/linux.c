@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "ingot_format.h"
+#include "platform/platform.h"
+
+struct ingot_thread {
+    pthread_t handle;
+    ingot_thread_fn function;
+    void *argument;
+};
+
+static ingot_status map_descriptor(int descriptor, const char *path, const uint8_t **data, uint64_t *size) {
+    struct stat status;
+    if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
+        return ingot_fail(INGOT_ERROR_IO, "'%.160s' is not a regular file", path);
+    }
+    if (status.st_size == 0) {
+        return ingot_fail_rule(INGOT_ERROR_FORMAT, INGOT_RULE_FILE_TOO_SMALL, "'%.160s' is empty", path);
+    }
+    if (sizeof(size_t) == 4 && status.st_size > 1500000000) {
+        return ingot_fail(INGOT_ERROR_IO, "'%.120s' has %lld bytes, a 32-bit device maps at most 1.5 GB", path,
+                          (long long)status.st_size);
+    }
+    void *memory = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_SHARED, descriptor, 0);
+    if (memory == MAP_FAILED) {
+        return ingot_fail(INGOT_ERROR_IO, "cannot map '%.160s': %s", path, strerror(errno));
+    }
+    (void)madvise(memory, (size_t)status.st_size, MADV_WILLNEED);
+    *data = memory;
+    *size = (uint64_t)status.st_size;
+    return INGOT_OK;
+}
+
+ingot_status ingot_platform_map(const char *path, const uint8_t **data, uint64_t *size) {
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) {
+        return ingot_fail(INGOT_ERROR_IO, "cannot open '%.160s': %s", path, strerror(errno));
+    }
+    ingot_status status = map_descriptor(descriptor, path, data, size);
+    close(descriptor);
+    return status;
+}
+
+void ingot_platform_unmap(const uint8_t *data, uint64_t size) {
+    if (data != NULL) {
+        munmap((void *)(uintptr_t)data, (size_t)size);
+    }
+}
+
+ingot_status ingot_platform_allocate(uint64_t size, void **memory) {
+    void *pages = MAP_FAILED;
+    if (size > 0 && size <= SIZE_MAX / 2) {
+        pages = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    }
+    if (pages == MAP_FAILED) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "the system gave no %llu bytes", (unsigned long long)size);
+    }
+    *memory = pages;
+    return INGOT_OK;
+}
+
+void ingot_platform_release(void *memory, uint64_t size) {
+    if (memory != NULL) {
+        munmap(memory, (size_t)size);
+    }
+}
+
+uint32_t ingot_platform_cpu_count(void) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) {
+        return (uint32_t)CPU_COUNT(&set);
+    }
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (uint32_t)online : 1;
+}
+
+uint64_t ingot_platform_process(void) { return (uint64_t)getpid(); }
+
+double ingot_platform_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void *thread_entry(void *argument) {
+    ingot_thread *thread = argument;
+    thread->function(thread->argument);
+    return NULL;
+}
+
+ingot_status ingot_platform_thread_start(ingot_thread_fn function, void *argument, ingot_thread **thread) {
+    ingot_thread *created = malloc(sizeof *created);
+    if (created == NULL) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for a thread");
+    }
+    created->function = function;
+    created->argument = argument;
+    int problem = pthread_create(&created->handle, NULL, thread_entry, created);
+    if (problem != 0) {
+        free(created);
+        return ingot_fail(INGOT_ERROR_THREADS, "cannot start a thread: %s", strerror(problem));
+    }
+    *thread = created;
+    return INGOT_OK;
+}
+
+void ingot_platform_thread_join(ingot_thread *thread) {
+    if (thread != NULL) {
+        pthread_join(thread->handle, NULL);
+        free(thread);
+    }
+}
+
+void ingot_platform_yield(void) { sched_yield(); }
+
+void ingot_platform_wait(_Atomic uint32_t *word, uint32_t expected) {
+    /* A bounded sleep: a lost wake costs 50 ms, never a hang. */
+    struct timespec limit = {0, 50 * 1000 * 1000};
+    syscall(SYS_futex, (void *)word, FUTEX_WAIT_PRIVATE, expected, &limit, NULL, 0);
+}
+
+void ingot_platform_wake_all(_Atomic uint32_t *word) {
+    syscall(SYS_futex, (void *)word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every operating-system call of the library. One file implements it per system. */
+#ifndef INGOT_PLATFORM_H
+#define INGOT_PLATFORM_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "ingot.h"
+
+typedef struct ingot_thread ingot_thread;
+
+/** Maps a file read-only. @return INGOT_ERROR_IO with the system's reason. */
+ingot_status ingot_platform_map(const char *path, const uint8_t **data, uint64_t *size);
+void ingot_platform_unmap(const uint8_t *data, uint64_t size);
+
+/** Zeroed pages of at least size bytes, committed when touched. @return INGOT_ERROR_OUT_OF_MEMORY. */
+ingot_status ingot_platform_allocate(uint64_t size, void **memory);
+void ingot_platform_release(void *memory, uint64_t size);
+
+/** CPUs that this process may run on, at least 1. */
+uint32_t ingot_platform_cpu_count(void);
+uint64_t ingot_platform_process(void);
+double ingot_platform_seconds(void);
+
+typedef void (*ingot_thread_fn)(void *argument);
+/** @return INGOT_ERROR_THREADS. */
+ingot_status ingot_platform_thread_start(ingot_thread_fn function, void *argument, ingot_thread **thread);
+void ingot_platform_thread_join(ingot_thread *thread);
+void ingot_platform_yield(void);
+/** Sleeps while *word == expected; may wake without cause. */
+void ingot_platform_wait(_Atomic uint32_t *word, uint32_t expected);
+void ingot_platform_wake_all(_Atomic uint32_t *word);
+
+#endif
