@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The public calls on a session: feed tokens, read results, cancel, cut back. */
+#include <string.h>
+
+#include "core/error.h"
+#include "core/executor.h"
+#include "core/session.h"
+#include "platform/platform.h"
+
+ingot_status ingot_session_enter(ingot_session *session) {
+    if (session == NULL) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "the session is NULL");
+    }
+    if (session->process != ingot_platform_process()) {
+        return ingot_fail(INGOT_ERROR_FORKED, "a session cannot be used in a forked child; open the model there");
+    }
+    if (atomic_exchange(&session->busy, 1) != 0) {
+        return ingot_fail(INGOT_ERROR_BUSY, "another thread is inside this session; give each thread its own");
+    }
+    return INGOT_OK;
+}
+
+void ingot_session_leave(ingot_session *session) { atomic_store(&session->busy, 0); }
+
+static ingot_status check_tokens(const ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
+    ingot_model_info info = {.struct_size = sizeof info};
+    ingot_status status = ingot_model_info_get(session->model, &info);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    if (tokens == NULL || count == 0) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "no tokens to evaluate");
+    }
+    if (wanted > session->logits_rows || wanted > count) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "logits of %u positions wanted, of %u tokens, the session keeps %u",
+                          wanted, count, session->logits_rows);
+    }
+    if (count > session->context - session->position) {
+        return ingot_fail(INGOT_ERROR_CONTEXT_FULL, "%u tokens after %u do not fit a context of %u", count,
+                          session->position, session->context);
+    }
+    for (uint32_t index = 0; index < count; index++) {
+        if (tokens[index] < 0 || (uint32_t)tokens[index] >= info.embedding_rows) {
+            return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "token %u is %d, the embedding has %u rows", index,
+                              tokens[index], info.embedding_rows);
+        }
+    }
+    return INGOT_OK;
+}
+
+/* Runs one pass; false if it was cancelled on the way. */
+static bool run_pass(ingot_session *session, const int32_t *tokens, uint32_t m, uint32_t selected) {
+    session->tokens = tokens;
+    session->m = m;
+    session->selected = selected;
+    ingot_pool_run(session->pool, ingot_executor_run, session);
+    return atomic_load(&session->cancelled) == 0;
+}
+
+/* The last pass must hold all wanted positions: the passes before it may then be cut shorter. */
+static uint32_t pass_length(const ingot_session *session, uint32_t left, uint32_t wanted) {
+    if (left <= session->chunk) {
+        return left;
+    }
+    return left - session->chunk < wanted && left - wanted > 0 && left - wanted < session->chunk ? left - wanted
+                                                                                                  : session->chunk;
+}
+
+static ingot_status feed(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
+    session->limit = session->model->step_count;
+    session->tracing = false;
+    while (count > 0) {
+        uint32_t m = pass_length(session, count, wanted);
+        if (atomic_load(&session->cancelled) != 0 || !run_pass(session, tokens, m, m == count ? wanted : 0)) {
+            return ingot_fail(INGOT_ERROR_CANCELLED, "cancelled; %u positions are fed", session->position);
+        }
+        session->position += m;
+        session->executed += session->model->step_count;
+        tokens += m;
+        count -= m;
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_session_eval(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
+    ingot_status status = ingot_session_enter(session);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    status = check_tokens(session, tokens, count, wanted);
+    status = status == INGOT_OK ? feed(session, tokens, count, wanted) : status;
+    if (status != INGOT_OK) {
+        session->selected = 0;
+    }
+    atomic_store(&session->cancelled, 0);
+    ingot_session_leave(session);
+    return status;
+}
+
+ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted,
+                                 uint32_t instructions) {
+    ingot_status status = ingot_session_enter(session);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    status = check_tokens(session, tokens, count, wanted);
+    if (status == INGOT_OK && (count > session->chunk || instructions > session->model->step_count)) {
+        status = ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "a trace takes at most %u tokens and %u instructions",
+                            session->chunk, session->model->step_count);
+    }
+    if (status == INGOT_OK) {
+        session->limit = instructions;
+        session->tracing = true;
+        run_pass(session, tokens, count, wanted);
+        session->executed += instructions;
+    }
+    ingot_session_leave(session);
+    return status;
+}
+
+const float *ingot_session_logits(const ingot_session *session, uint32_t row) {
+    if (session == NULL || row >= session->selected) {
+        return NULL;
+    }
+    const ingot_activation_place *place = &session->places[session->model->file.step_output];
+    return place->data + (size_t)row * place->stride;
+}
+
+ingot_status ingot_session_read(const ingot_session *session, uint32_t tensor, float *out, uint64_t capacity) {
+    if (session == NULL || out == NULL || tensor >= session->model->file.tensor_count ||
+        session->places[tensor].data == NULL) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "tensor %u is no float activation of this session", tensor);
+    }
+    const ingot_activation_place *place = &session->places[tensor];
+    uint64_t rows = place->selected ? session->selected : session->m;
+    if (capacity < rows * place->width) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "tensor %u has %llu x %u floats, the buffer %llu", tensor,
+                          (unsigned long long)rows, place->width, (unsigned long long)capacity);
+    }
+    for (uint64_t row = 0; row < rows; row++) {
+        memcpy(out + row * place->width, place->data + row * place->stride, place->width * sizeof(float));
+    }
+    return INGOT_OK;
+}
+
+uint32_t ingot_session_position(const ingot_session *session) { return session == NULL ? 0 : session->position; }
+
+ingot_status ingot_session_truncate(ingot_session *session, uint32_t position) {
+    ingot_status status = ingot_session_enter(session);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    if (position > session->position) {
+        status = ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "cannot truncate to %u, the session holds %u positions", position,
+                            session->position);
+    } else {
+        session->position = position;
+        session->selected = 0;
+    }
+    ingot_session_leave(session);
+    return status;
+}
+
+void ingot_session_cancel(ingot_session *session) {
+    if (session != NULL) {
+        atomic_store(&session->cancelled, 1);
+    }
+}
+
+ingot_status ingot_session_memory(const ingot_session *session, ingot_memory_info *info) {
+    if (session == NULL || info == NULL || info->struct_size != sizeof *info) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_session_memory: info->struct_size must be %zu",
+                          sizeof *info);
+    }
+    *info = session->info;
+    return INGOT_OK;
+}
+
+uint64_t ingot_session_executed(const ingot_session *session, uint32_t backend) {
+    return session == NULL || backend != 0 ? 0 : session->executed;
+}

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/dequantize.h"
+#include "core/error.h"
+#include "core/model.h"
+#include "kernels/cpu.h"
+
+static ingot_status open_into(const char *path, ingot_model *model) {
+    ingot_status status = ingot_cpu_check();
+    if (status == INGOT_OK) {
+        status = ingot_file_open(path, &model->file);
+    }
+    return status == INGOT_OK ? ingot_program_prepare(model) : status;
+}
+
+ingot_status ingot_model_open(const char *path, ingot_model **model) {
+    if (path == NULL || model == NULL) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_model_open: path and model must not be NULL");
+    }
+    ingot_model *created = calloc(1, sizeof *created);
+    if (created == NULL) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for a model");
+    }
+    created->references = 1;
+    ingot_status status = open_into(path, created);
+    if (status != INGOT_OK) {
+        ingot_model_close(created);
+        return status;
+    }
+    *model = created;
+    return INGOT_OK;
+}
+
+void ingot_model_acquire(ingot_model *model) { atomic_fetch_add(&model->references, 1); }
+
+void ingot_model_close(ingot_model *model) {
+    if (model == NULL || atomic_fetch_sub(&model->references, 1) != 1) {
+        return;
+    }
+    ingot_program_discard(model);
+    ingot_file_close(&model->file);
+    free(model);
+}
+
+static uint32_t embedding_rows(const ingot_model *model) {
+    for (uint32_t index = 0; index < model->step_count; index++) {
+        if (model->steps[index].opcode == INGOT_OPCODE_EMBED) {
+            return (uint32_t)model->file.tensors[model->steps[index].inputs[1]].shape[0];
+        }
+    }
+    return UINT32_MAX;
+}
+
+ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *info) {
+    if (model == NULL || info == NULL || info->struct_size != sizeof *info) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_model_info_get: info->struct_size must be %zu",
+                          sizeof *info);
+    }
+    const ingot_file *file = &model->file;
+    *info = (ingot_model_info){
+        .struct_size = sizeof *info,
+        .tensor_count = file->tensor_count,
+        .instruction_count = model->step_count,
+        .context = file->plan->context,
+        .chunk = file->plan->chunk,
+        .vocabulary = file->plan->vocabulary,
+        .logits_width = (uint32_t)file->tensors[file->step_output].shape[1],
+        .embedding_rows = embedding_rows(model),
+        .file_size = file->size,
+        .weights_offset = file->weights_offset,
+        .weights_size = file->weights_size,
+        .weight_bytes_per_token = file->plan->weight_bytes_per_token,
+    };
+    return INGOT_OK;
+}
+
+static ingot_status find_tensor(const ingot_model *model, uint32_t tensor, const ingot_tensor_record **record) {
+    if (model == NULL || tensor >= model->file.tensor_count) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "tensor %u: the model has %u", tensor,
+                          model == NULL ? 0 : model->file.tensor_count);
+    }
+    *record = &model->file.tensors[tensor];
+    return INGOT_OK;
+}
+
+ingot_status ingot_model_tensor_info(const ingot_model *model, uint32_t tensor, ingot_tensor_info *info) {
+    const ingot_tensor_record *record = NULL;
+    ingot_status status = find_tensor(model, tensor, &record);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    if (info == NULL || info->struct_size != sizeof *info) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_model_tensor_info: info->struct_size must be %zu",
+                          sizeof *info);
+    }
+    *info = (ingot_tensor_info){.struct_size = sizeof *info,
+                                .role = record->role,
+                                .dtype = record->dtype,
+                                .scale_kind = record->scale_kind,
+                                .layout = record->layout,
+                                .rank = record->rank,
+                                .offset = record->offset,
+                                .size = record->size};
+    memcpy(info->shape, record->shape, sizeof info->shape);
+    return INGOT_OK;
+}
+
+ingot_status ingot_tensor_dequantize(const ingot_model *model, uint32_t tensor, uint64_t row_begin, uint64_t row_end,
+                                     float *out, uint64_t capacity) {
+    const ingot_tensor_record *record = NULL;
+    ingot_status status = find_tensor(model, tensor, &record);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    if (record->role != INGOT_ROLE_WEIGHT && record->role != INGOT_ROLE_CONSTANT) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "tensor %u is not stored in the file", tensor);
+    }
+    bool vector = record->rank == 1;
+    uint64_t rows = vector ? 1 : record->shape[0], k = vector ? record->shape[0] : record->shape[1];
+    if (record->rank > 2 || row_begin > row_end || row_end > rows || out == NULL || capacity / k < row_end - row_begin) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "rows %llu to %llu of tensor %u (%llu x %llu) do not fit %llu floats",
+                          (unsigned long long)row_begin, (unsigned long long)row_end, tensor, (unsigned long long)rows,
+                          (unsigned long long)k, (unsigned long long)capacity);
+    }
+    for (uint64_t row = row_begin; row < row_end; row++) {
+        ingot_row_dequantize(record, model->file.weights + record->offset, row, out + (row - row_begin) * k);
+    }
+    return INGOT_OK;
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* linear: quantize the input, share the tiles of all parts, finish each tile while it is in the cache. */
+#include <string.h>
+
+#include "core/executor.h"
+
+/* The input as the kernels read it. */
+typedef struct linear_input {
+    const int8_t *a;
+    const float *a_scale;
+    const int32_t *a_sum;
+    const float *x;
+    size_t a_stride, s_stride, x_stride;
+} linear_input;
+
+static const float *normalized_row(const ingot_lane *lane, const ingot_step *step) {
+    const ingot_session *session = lane->session;
+    const ingot_step *norm = &session->model->steps[step->absorbed_norm];
+    const ingot_norm_parameters *parameters = norm->parameters;
+    session->model->rows.rms_norm(ingot_row(session, norm->inputs[0], 0), ingot_constant(session, norm->inputs[1]),
+                                  parameters->width, parameters->epsilon, lane->area->row);
+    return lane->area->row;
+}
+
+static void pad_row(const float *x, uint32_t k, uint32_t k_padded, float *out) {
+    memcpy(out, x, k * sizeof(float));
+    memset(out + k, 0, (k_padded - k) * sizeof(float));
+}
+
+/* One token: every thread prepares the row for itself, which is cheaper than waiting for another. */
+static linear_input prepare_single(ingot_lane *lane, const ingot_step *step) {
+    const ingot_session *session = lane->session;
+    const ingot_thread_area *area = lane->area;
+    const uint32_t k = session->places[step->inputs[0]].width;
+    ingot_lane_synchronize(lane);
+    bool norm_here = step->absorbed_norm >= 0 && !session->tracing;
+    const float *x = norm_here ? normalized_row(lane, step) : ingot_row(session, step->inputs[0], 0);
+    if (step->quantizes) {
+        session->model->rows.quantize(x, k, session->model->widest_k, area->a, area->a_scale, area->a_sum);
+    }
+    if (step->reads_float && k % 32 != 0) {
+        float *padded = area->row; /* as wide as any padded row, see program.c; x may be the same row */
+        if (x != padded) {
+            memcpy(padded, x, k * sizeof(float));
+        }
+        memset(padded + k, 0, (32 - k % 32) * sizeof(float));
+        x = padded;
+    }
+    return (linear_input){area->a, area->a_scale, area->a_sum, x, 0, 0, 0};
+}
+
+/* Several tokens: the rows are shared out. */
+static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m) {
+    ingot_session *session = lane->session;
+    const ingot_model *model = session->model;
+    const uint32_t k = session->places[step->inputs[0]].width, wide = model->widest_k;
+    const bool pads = step->reads_float && k % 32 != 0;
+    linear_input input = {session->a, session->a_scale, session->a_sum, ingot_row(session, step->inputs[0], 0), wide,
+                          wide / 32, session->places[step->inputs[0]].stride};
+    if (pads) {
+        input.x = session->padded;
+        input.x_stride = model->padded_float_k;
+    }
+    if (!step->quantizes && !pads) {
+        return input;
+    }
+    uint32_t begin, end;
+    ingot_lane_share(lane);
+    while (ingot_lane_take(lane, m, 1, &begin, &end)) {
+        for (uint32_t row = begin; row < end; row++) {
+            const float *x = ingot_row(session, step->inputs[0], row);
+            if (step->quantizes) {
+                size_t groups = (size_t)row * (wide / 32);
+                model->rows.quantize(x, k, wide, session->a + (size_t)row * wide, session->a_scale + groups,
+                                     session->a_sum + groups);
+            }
+            if (pads) {
+                pad_row(x, k, model->padded_float_k, session->padded + (size_t)row * model->padded_float_k);
+            }
+        }
+    }
+    return input;
+}
+
+/* Accumulators of `count` columns from column0: bias, residual, store. */
+static void finish_plain(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
+                         const float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
+    bool residual = (step->flags & INGOT_LINEAR_FLAG_RESIDUAL) != 0;
+    uint32_t place = 1 + step->part_count + (part->bias != NULL ? step->part_count : 0);
+    uint32_t residual_tensor = residual ? step->inputs[place] : 0;
+    for (uint32_t row = 0; row < m; row++) {
+        const float *from = accumulators + row * stride;
+        float *to = ingot_row(session, part->output, row) + column0;
+        const float *bias = part->bias != NULL ? part->bias + column0 : NULL;
+        const float *add = residual ? ingot_row(session, residual_tensor, row) + column0 : NULL;
+        for (uint32_t i = 0; i < count; i++) {
+            float value = from[i];
+            value = bias != NULL ? value + bias[i] : value;
+            to[i] = add != NULL ? value + add[i] : value;
+        }
+    }
+}
+
+/* Pairs of tiles: gate, up. */
+static void finish_gated(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
+                         const float *accumulators, size_t stride, uint32_t m, uint32_t tile_begin, uint32_t tile_end) {
+    ingot_activation_kind kind = step->epilogue == INGOT_EPILOGUE_SILU_GATE ? INGOT_ACTIVATION_KIND_SILU
+                                                                            : INGOT_ACTIVATION_KIND_GELU_TANH;
+    const uint32_t width = session->places[part->output].width;
+    for (uint32_t row = 0; row < m; row++) {
+        for (uint32_t tile = tile_begin; tile < tile_end; tile += 2) {
+            const float *gate = accumulators + row * stride + (size_t)(tile - tile_begin) * INGOT_TILE_ROWS;
+            float result[INGOT_TILE_ROWS];
+            session->model->rows.gate(kind, gate, gate + INGOT_TILE_ROWS, result);
+            uint32_t column = tile / 2 * INGOT_TILE_ROWS;
+            uint32_t count = width - column < INGOT_TILE_ROWS ? width - column : INGOT_TILE_ROWS;
+            memcpy(ingot_row(session, part->output, row) + column, result, count * sizeof(float));
+        }
+    }
+}
+
+static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingot_linear_part *part,
+                      const linear_input *input, uint32_t m, uint32_t tile_begin, uint32_t tile_end) {
+    const ingot_session *session = lane->session;
+    const size_t stride = (size_t)(tile_end - tile_begin) * INGOT_TILE_ROWS;
+    ingot_linear_args args = {
+        .weights = part->weights,
+        .tile_bytes = part->tile_bytes,
+        .k = part->k,
+        .group = part->group,
+        .tile_begin = tile_begin,
+        .tile_end = tile_end,
+        .codebook = part->codebook,
+        .delta = part->delta,
+        .m = m,
+        .a = input->a,
+        .a_scale = input->a_scale,
+        .a_sum = input->a_sum,
+        .x = input->x,
+        .a_stride = input->a_stride,
+        .s_stride = input->s_stride,
+        .x_stride = input->x_stride,
+        .out = lane->area->tile,
+        .out_stride = stride,
+    };
+    part->kernel(&args);
+    if (step->epilogue != INGOT_EPILOGUE_NONE) {
+        finish_gated(session, step, part, args.out, stride, m, tile_begin, tile_end);
+        return;
+    }
+    uint32_t column = tile_begin * INGOT_TILE_ROWS;
+    uint32_t count = part->n - column < stride ? part->n - column : (uint32_t)stride;
+    finish_plain(session, step, part, args.out, stride, m, column, count);
+}
+
+/* Items of all parts are numbered through; a run of them is cut at the parts' borders and at what the tile buffer holds. */
+static void run_items(const ingot_lane *lane, const ingot_step *step, const linear_input *input, uint32_t m,
+                      uint32_t unit, uint32_t begin, uint32_t end) {
+    uint32_t most = lane->session->tile_floats / (INGOT_TILE_ROWS * m);
+    most -= most % unit;
+    for (uint32_t p = 0; p < step->part_count && begin < end; p++) {
+        const ingot_linear_part *part = &step->parts[p];
+        uint32_t units = part->tiles / unit;
+        uint32_t stop = end < units ? end : units;
+        for (uint32_t tile = begin * unit; tile < stop * unit; tile += most) {
+            uint32_t tile_end = stop * unit - tile < most ? stop * unit : tile + most;
+            run_tiles(lane, step, part, input, m, tile, tile_end);
+        }
+        begin = begin > units ? begin - units : 0;
+        end = end > units ? end - units : 0;
+    }
+}
+
+void ingot_op_linear(ingot_lane *lane, const ingot_step *step) {
+    const uint32_t m = ingot_row_count(lane->session, step->inputs[0]);
+    const uint32_t unit = step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
+    uint32_t items = 0, begin, end;
+    for (uint32_t p = 0; p < step->part_count; p++) {
+        items += step->parts[p].tiles / unit;
+    }
+    linear_input input = m == 1 ? prepare_single(lane, step) : prepare_many(lane, step, m);
+    ingot_lane_share(lane);
+    while (ingot_lane_take(lane, items, 1, &begin, &end)) {
+        run_items(lane, step, &input, m, unit, begin, end);
+    }
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/layout.h"
+#include "kernels/dispatch.h"
+
+static uint32_t round_up(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
+
+static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint32_t output, ingot_linear_part *part) {
+    const ingot_tensor_record *record = &model->file.tensors[weight];
+    uint32_t group = record->group != 0 ? record->group : 32;
+    uint32_t isa = 0;
+    part->kernel = ingot_linear_select(record->dtype, &isa);
+    if (part->kernel == NULL) {
+        return ingot_fail_rule(INGOT_ERROR_UNSUPPORTED, INGOT_RULE_REQUIRED_UNSUPPORTED,
+                               "no linear kernel for dtype %u of tensor %u", record->dtype, weight);
+    }
+    part->weights = model->file.weights + record->offset;
+    part->codebook = record->codebook;
+    part->delta = record->delta;
+    part->dtype = record->dtype;
+    part->n = (uint32_t)record->shape[0];
+    part->tiles = round_up(part->n, INGOT_TILE_ROWS) / INGOT_TILE_ROWS;
+    part->k = round_up((uint32_t)record->shape[1], group);
+    part->group = group;
+    part->tile_bytes = ingot_tile_bytes(record->dtype, record->shape[1], record->group);
+    part->output = output;
+    return INGOT_OK;
+}
+
+static ingot_status prepare_linear(ingot_model *model, ingot_step *step) {
+    const ingot_linear_parameters *parameters = step->parameters;
+    step->part_count = parameters->weights;
+    step->epilogue = parameters->epilogue;
+    for (uint32_t p = 0; p < step->part_count; p++) {
+        ingot_linear_part *part = &step->parts[p];
+        ingot_status status = prepare_part(model, step->inputs[1 + p], step->outputs[p], part);
+        if (status != INGOT_OK) {
+            return status;
+        }
+        if ((step->flags & INGOT_LINEAR_FLAG_BIAS) != 0) {
+            uint32_t bias = step->inputs[1 + step->part_count + p];
+            part->bias = (const float *)(const void *)(model->file.weights + model->file.tensors[bias].offset);
+        }
+        bool floats = part->dtype == INGOT_DTYPE_F16;
+        step->reads_float |= floats;
+        step->quantizes |= !floats;
+        uint32_t k = (uint32_t)model->file.tensors[step->inputs[1 + p]].shape[1];
+        model->widest_k = larger(model->widest_k, round_up(k, 128));
+        if (floats && k % 32 != 0) {
+            model->padded_float_k = larger(model->padded_float_k, round_up(k, 32));
+            model->widest_row = larger(model->widest_row, round_up(k, 32));
+        }
+    }
+    return INGOT_OK;
+}
+
+static void prepare_attention(ingot_model *model, ingot_step *step) {
+    const ingot_attention_parameters *parameters = step->parameters;
+    ingot_state_place *place = &model->states[model->state_count];
+    place->kv_heads = parameters->kv_heads;
+    place->head_size = parameters->head_size;
+    place->head_padded = round_up(parameters->head_size, 16);
+    uint64_t halves = (uint64_t)place->head_size + place->head_padded;
+    place->bytes_per_token = 2 * halves * place->kv_heads;
+    model->widest_head = larger(model->widest_head, place->head_padded);
+    step->state_index = model->state_count++;
+}
+
+static bool overlap(const ingot_tensor_record *a, const ingot_tensor_record *b) {
+    return a->rows == b->rows && a->offset < b->offset + b->size && b->offset < a->offset + a->size;
+}
+
+/* A norm whose only reader is the next linear can be repeated by every thread, which saves a barrier; not where the
+ * linear overwrites the norm's input, and not where a head-wise norm (QK norm) is meant. */
+static bool absorbable(const ingot_model *model, uint32_t index) {
+    const ingot_step *norm = &model->steps[index], *linear = &model->steps[index + 1];
+    const ingot_tensor_record *tensors = model->file.tensors;
+    if (norm->opcode != INGOT_OPCODE_RMS_NORM || linear->opcode != INGOT_OPCODE_LINEAR ||
+        linear->inputs[0] != norm->outputs[0]) {
+        return false;
+    }
+    const ingot_norm_parameters *parameters = norm->parameters;
+    if (parameters->width != tensors[norm->inputs[0]].shape[1]) {
+        return false;
+    }
+    for (uint32_t p = 0; p < linear->part_count; p++) {
+        if (overlap(&tensors[norm->inputs[0]], &tensors[linear->outputs[p]])) {
+            return false;
+        }
+    }
+    for (uint32_t later = index + 2; later < model->step_count; later++) {
+        const ingot_instruction *instruction = &model->file.instructions[model->file.step_first + later];
+        for (uint32_t i = 0; i < instruction->inputs; i++) {
+            if (model->steps[later].inputs[i] == norm->outputs[0]) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static ingot_status prepare_step(ingot_model *model, uint32_t index) {
+    const ingot_file *file = &model->file;
+    const ingot_instruction *instruction = &file->instructions[file->step_first + index];
+    ingot_step *step = &model->steps[index];
+    step->opcode = instruction->opcode;
+    step->flags = instruction->flags;
+    step->inputs = file->operands + instruction->first_operand;
+    step->outputs = step->inputs + instruction->inputs;
+    step->parameters = file->parameters + instruction->parameters_offset;
+    step->absorbed_norm = -1;
+    if (step->opcode == INGOT_OPCODE_LINEAR) {
+        return prepare_linear(model, step);
+    }
+    if (step->opcode == INGOT_OPCODE_ATTENTION) {
+        prepare_attention(model, step);
+    }
+    if (step->opcode == INGOT_OPCODE_RMS_NORM) {
+        uint64_t width = file->tensors[step->inputs[0]].shape[1];
+        model->widest_row = larger(model->widest_row, round_up((uint32_t)width, 128));
+    }
+    return INGOT_OK;
+}
+
+ingot_status ingot_program_prepare(ingot_model *model) {
+    model->step_count = model->file.step_count;
+    model->steps = calloc(model->step_count, sizeof *model->steps);
+    model->states = calloc(model->step_count, sizeof *model->states);
+    if (model->steps == NULL || model->states == NULL) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for %u instructions", model->step_count);
+    }
+    model->rows = ingot_row_kernels_select();
+    model->widest_k = model->widest_row = 128;
+    model->widest_head = 16;
+    for (uint32_t index = 0; index < model->step_count; index++) {
+        ingot_status status = prepare_step(model, index);
+        if (status != INGOT_OK) {
+            return status;
+        }
+    }
+    for (uint32_t index = 0; index + 1 < model->step_count; index++) {
+        if (absorbable(model, index)) {
+            model->steps[index].absorbed = true;
+            model->steps[index + 1].absorbed_norm = (int32_t)index;
+        }
+    }
+    return INGOT_OK;
+}
+
+void ingot_program_discard(ingot_model *model) {
+    free(model->steps);
+    free(model->states);
+}
