@@ -1,0 +1,7 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/vector/vector_neon.h"
+
+#include "kernels/attention/attention_body.h"
+#include "kernels/row_kernels.h"
+
+void ingot_attention_f16_f32__neon(const ingot_attention_args *args) { attend(args); }

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of kernels (kernels.def) and the choice among them. Adding an op: its number, its DECLARE line here, a
+ * typed select function, its rows in kernels.def. */
+#ifndef INGOT_KERNELS_DISPATCH_H
+#define INGOT_KERNELS_DISPATCH_H
+
+#include <stdint.h>
+
+#include "kernels/linear/linear.h"
+
+typedef enum ingot_kernel_op {
+    INGOT_KERNEL_OP_linear, /* lower case: pasted from the op column of kernels.def */
+} ingot_kernel_op;
+
+typedef struct ingot_kernel {
+    const char *name; /* stem of the source file */
+    ingot_kernel_op op;
+    uint32_t dtype;        /* enum ingot_dtype */
+    uint32_t isa;          /* one bit of ingot_isa */
+    void (*run)(void);     /* to be cast back to the function type of its op */
+} ingot_kernel;
+
+#define DECLARE_linear(symbol) void symbol(const ingot_linear_args *args);
+#define X(symbol, op, dtype, isa, stem) DECLARE_##op(symbol)
+#include "kernels/kernels.def"
+#undef X
+
+/** Row `index` of kernels.def; NULL beyond the last. */
+const ingot_kernel *ingot_kernel_at(uint32_t index);
+
+/** The best kernel that the CPU mask allows; NULL if the op does not exist for that format. */
+const ingot_kernel *ingot_kernel_select(ingot_kernel_op op, uint32_t dtype);
+
+/** The best linear kernel for weights of `dtype`: f16, q8, q4, c4; NULL for another dtype.
+ * @param isa its level, written if not NULL. */
+ingot_linear_fn ingot_linear_select(uint32_t dtype, uint32_t *isa);
+
+#endif

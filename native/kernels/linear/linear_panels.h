@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How a kernel covers its tiles and tokens with panels: functions that compute a fixed number of tiles times a fixed
+ * number of tokens in registers. Included by ISA files only. */
+#ifndef INGOT_KERNELS_LINEAR_PANELS_H
+#define INGOT_KERNELS_LINEAR_PANELS_H
+
+#include <string.h>
+
+#include "kernels/linear/linear_blocks.h"
+
+#define LINEAR_INLINE static inline __attribute__((always_inline))
+/* Loops over registers: the arrays that they index must become registers. */
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* A constant in every panel, so that its branches are decided at compile time. */
+typedef enum linear_format { LINEAR_Q8, LINEAR_Q4, LINEAR_C4 } linear_format;
+
+/* Bytes ahead of the block in work: the best of a sweep over 0 to 32 KB on x86. */
+enum { LINEAR_PREFETCH = 8192 };
+
+typedef struct linear_panel {
+    uint32_t tokens;
+    void (*run)(const ingot_linear_args *args, uint32_t tile, uint32_t token);
+} linear_panel;
+
+LINEAR_INLINE linear_block find_block(const ingot_linear_args *args, const uint8_t *tile, uint32_t block,
+                                      linear_format format) {
+    if (format == LINEAR_Q8) return linear_q8_block(tile, block);
+    if (format == LINEAR_Q4) return linear_q4_block(tile, block, args->group);
+    return linear_c4_block(tile, block);
+}
+
+/* An address beyond the tensor is allowed: a prefetch reads nothing. */
+LINEAR_INLINE void prefetch_lines(const uint8_t *address, int lines) {
+    for (int i = 0; i < lines; i++) {
+        __builtin_prefetch((const void *)((uintptr_t)address + LINEAR_PREFETCH + 64 * (uintptr_t)i));
+    }
+}
+
+LINEAR_INLINE void prefetch_block(linear_block block, linear_format format) {
+    prefetch_lines(block.scales, 1);
+    prefetch_lines(block.codes, format == LINEAR_Q8 ? 8 : 4);
+}
+
+/* Four activations as the 32 bits of a lane. */
+LINEAR_INLINE int32_t load_quad(const int8_t *a) {
+    int32_t quad;
+    memcpy(&quad, a, sizeof quad);
+    return quad;
+}
+
+/* All tokens with the same tiles; panels go from most tokens to one. */
+static inline void linear_sweep(const ingot_linear_args *args, uint32_t tile, const linear_panel *panels) {
+    uint32_t token = 0;
+    for (const linear_panel *p = panels; token < args->m; p++) {
+        for (; args->m - token >= p->tokens; token += p->tokens) p->run(args, tile, token);
+    }
+}
+
+/* `pairs` (NULL: none) serve two tiles at once, from pairs_from tokens on. The weights stay in L1 or L2 meanwhile. */
+static inline void linear_cover(const ingot_linear_args *args, const linear_panel *singles, const linear_panel *pairs,
+                                uint32_t pairs_from) {
+    uint32_t tile = args->tile_begin;
+    if (pairs != NULL && args->m >= pairs_from) {
+        for (; args->tile_end - tile >= 2 && tile < args->tile_end; tile += 2) linear_sweep(args, tile, pairs);
+    }
+    for (; tile < args->tile_end; tile++) linear_sweep(args, tile, singles);
+}
+
+#endif

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The kernels that work on rows of activations, one set per ISA. A set is taken whole: its members share a body. */
+#ifndef INGOT_KERNELS_ROW_KERNELS_H
+#define INGOT_KERNELS_ROW_KERNELS_H
+
+#include "kernels/attention/attention.h"
+#include "kernels/gate/gate.h"
+#include "kernels/quantize/quantize.h"
+#include "kernels/rms_norm/rms_norm.h"
+
+typedef struct ingot_row_kernels {
+    uint32_t isa; /* one bit of ingot_isa */
+    ingot_attention_fn attention;
+    ingot_quantize_fn quantize;
+    ingot_rms_norm_fn rms_norm;
+    ingot_gate_fn gate;
+} ingot_row_kernels;
+
+/** The best set that the CPU mask allows; the reference set is always there. */
+ingot_row_kernels ingot_row_kernels_select(void);
+/** The set of one ISA level; isa is 0 in the result if this build or the mask has none. */
+ingot_row_kernels ingot_row_kernels_of(uint32_t isa);
+
+#define INGOT_ROW_KERNELS_DECLARE(name)                                                                        \
+    void ingot_attention_f16_f32__##name(const ingot_attention_args *args);                                    \
+    void ingot_quantize_f32_a8__##name(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale, \
+                                       int32_t *a_sum);                                                        \
+    void ingot_rms_norm_f32_f32__##name(const float *x, const float *weight, uint32_t n, float epsilon, float *y); \
+    void ingot_gate_f32_f32__##name(ingot_activation_kind kind, const float *gate, const float *up, float *y);
+
+INGOT_ROW_KERNELS_DECLARE(ref)
+INGOT_ROW_KERNELS_DECLARE(avx2)
+INGOT_ROW_KERNELS_DECLARE(avx512vnni)
+INGOT_ROW_KERNELS_DECLARE(neon)
+
+#endif

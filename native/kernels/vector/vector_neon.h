@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Sixteen floats as four registers; see vector.h for the contract. */
+#ifndef INGOT_VECTOR_NEON_H
+#define INGOT_VECTOR_NEON_H
+
+#ifndef __ARM_NEON
+#error "this file needs NEON"
+#endif
+
+#include <arm_neon.h>
+#include <stdint.h>
+
+#define VECTOR_ROWS 2
+#define VECTOR_COLUMNS 2
+
+typedef float32x4x4_t v16;
+
+#define V16_MAP1(f, x) ((v16){{f((x).val[0]), f((x).val[1]), f((x).val[2]), f((x).val[3])}})
+#define V16_MAP2(f, x, y)                                                                              \
+    ((v16){{f((x).val[0], (y).val[0]), f((x).val[1], (y).val[1]), f((x).val[2], (y).val[2]), \
+            f((x).val[3], (y).val[3])}})
+
+static inline v16 v16_set(float x) {
+    float32x4_t v = vdupq_n_f32(x);
+    return (v16){{v, v, v, v}};
+}
+static inline v16 v16_zero(void) { return v16_set(0.0f); }
+static inline v16 v16_load(const float *p) {
+    return (v16){{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
+static inline void v16_store(float *p, v16 x) {
+    for (int i = 0; i < 4; i++) {
+        vst1q_f32(p + 4 * i, x.val[i]);
+    }
+}
+static inline float32x4_t load_half4(const uint16_t *p) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
+}
+static inline v16 v16_load_half(const uint16_t *p) {
+    return (v16){{load_half4(p), load_half4(p + 4), load_half4(p + 8), load_half4(p + 12)}};
+}
+static inline void v16_store_half(uint16_t *p, v16 x) {
+    for (int i = 0; i < 4; i++) {
+        vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.val[i])));
+    }
+}
+static inline v16 v16_add(v16 x, v16 y) { return V16_MAP2(vaddq_f32, x, y); }
+static inline v16 v16_sub(v16 x, v16 y) { return V16_MAP2(vsubq_f32, x, y); }
+static inline v16 v16_mul(v16 x, v16 y) { return V16_MAP2(vmulq_f32, x, y); }
+static inline v16 v16_div(v16 x, v16 y) { return V16_MAP2(vdivq_f32, x, y); }
+static inline v16 v16_max(v16 x, v16 y) { return V16_MAP2(vmaxq_f32, x, y); }
+static inline v16 v16_min(v16 x, v16 y) { return V16_MAP2(vminq_f32, x, y); }
+static inline v16 v16_absolute(v16 x) { return V16_MAP1(vabsq_f32, x); }
+static inline v16 v16_fma(v16 x, v16 y, v16 z) {
+    for (int i = 0; i < 4; i++) {
+        z.val[i] = vfmaq_f32(z.val[i], x.val[i], y.val[i]);
+    }
+    return z;
+}
+static inline float v16_largest(v16 x) {
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.val[0], x.val[1]), vmaxq_f32(x.val[2], x.val[3])));
+}
+static inline v16 v16_scale_by_power(v16 x, v16 shifted) {
+    for (int i = 0; i < 4; i++) {
+        int32x4_t bits = vshlq_n_s32(vreinterpretq_s32_f32(shifted.val[i]), 23);
+        x.val[i] = vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x.val[i]), bits));
+    }
+    return x;
+}
+static inline int32_t v16_store_int8(int8_t *p, v16 x) {
+    int32x4_t sum = vdupq_n_s32(0);
+    int16x4_t half[4];
+    for (int i = 0; i < 4; i++) {
+        int32x4_t rounded = vcvtnq_s32_f32(x.val[i]);
+        sum = vaddq_s32(sum, rounded);
+        half[i] = vmovn_s32(rounded);
+    }
+    vst1_s8(p, vmovn_s16(vcombine_s16(half[0], half[1])));
+    vst1_s8(p + 8, vmovn_s16(vcombine_s16(half[2], half[3])));
+    return vaddvq_s32(sum);
+}
+static inline float v16_tree_sum(v16 x) {
+    float32x4_t low = vaddq_f32(x.val[0], x.val[2]), high = vaddq_f32(x.val[1], x.val[3]);
+    float32x4_t four = vaddq_f32(low, high);
+    float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+#endif
