@@ -133,6 +133,7 @@ typedef struct ingot_linear_call {
     float *out;             /* (m, 16 * (tile_end - tile_begin)) */
 } ingot_linear_call;
 
+/** INGOT_ABI_VERSION as the library was built. */
 uint32_t ingot_abi_version(void);
 /** sizeof of a struct of this header as the library was built; 0 for an unknown one. */
 size_t ingot_struct_size(ingot_struct which);
@@ -152,7 +153,9 @@ uint32_t ingot_cpu_features(void);
 ingot_status ingot_cpu_set_mask(uint32_t mask);
 /** The mask in force: features, or what ingot_cpu_set_mask or INGOT_FORCE_ISA left of them. */
 uint32_t ingot_cpu_mask(void);
+/** Kernels of this build, those that the CPU lacks included. */
 uint32_t ingot_kernel_count(void);
+/** Describes kernel `index`. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_kernel_info_get(uint32_t index, ingot_kernel_info *info);
 /** Runs one linear kernel on one thread. @return INGOT_ERROR_HARDWARE if it is not available. */
 ingot_status ingot_kernel_run(uint32_t index, const ingot_linear_call *call);
@@ -163,7 +166,9 @@ ingot_status ingot_kernel_run(uint32_t index, const ingot_linear_call *call);
 ingot_status ingot_model_open(const char *path, ingot_model **model);
 /** Closes it once its last session is gone; NULL is allowed. */
 void ingot_model_close(ingot_model *model);
+/** Describes the model. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *info);
+/** Describes tensor `tensor`. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_model_tensor_info(const ingot_model *model, uint32_t tensor, ingot_tensor_info *info);
 /** Writes rows [row_begin, row_end) of a weight or constant as float32 (rows, k) into out.
  * @param capacity floats that out holds. */
@@ -176,6 +181,7 @@ ingot_status ingot_session_stream(ingot_session *session, uint32_t pattern, doub
 /** Allocates all that the session will ever use. config may be NULL.
  * @return INGOT_ERROR_MEMORY_LIMIT with the largest context that fits in the message, _OUT_OF_MEMORY, _THREADS. */
 ingot_status ingot_session_create(ingot_model *model, const ingot_session_config *config, ingot_session **session);
+/** Stops its threads and gives the memory back; NULL is allowed. */
 void ingot_session_destroy(ingot_session *session);
 /** Feeds count tokens; keeps the logits of the last `wanted` of them (0 to logits_rows).
  * @return INGOT_ERROR_CONTEXT_FULL (nothing fed), _CANCELLED (position is what was fed), _INVALID_ARGUMENT,
@@ -189,6 +195,7 @@ uint32_t ingot_session_position(const ingot_session *session);
 ingot_status ingot_session_truncate(ingot_session *session, uint32_t position);
 /** From any thread: the running eval stops after the present pass. The flag is cleared by the next eval's return. */
 void ingot_session_cancel(ingot_session *session);
+/** Bytes that the session took. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_session_memory(const ingot_session *session, ingot_memory_info *info);
 /** Like eval of at most one chunk, but runs only the first `instructions` and does not advance the position. */
 ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted,

@@ -83,7 +83,7 @@ typedef enum ingot_dtype {
 typedef enum ingot_scale_kind {
     INGOT_SCALE_KIND_NONE = 0, /* no scales */
     INGOT_SCALE_KIND_F16_GROUP = 1, /* f16 per row and group */
-    INGOT_SCALE_KIND_SUB8_ROW16 = 2, /* byte per row and 32 k (bits 7..1 signed sub-scale, bit 0 shift) times f16 per row */
+    INGOT_SCALE_KIND_SUB8_ROW16 = 2, /* byte per row and 32 k (bits 7..1 scale, bit 0 shift) times f16 per row */
 } ingot_scale_kind;
 
 /* How the elements of a tensor lie in the file. */
@@ -200,8 +200,8 @@ typedef enum ingot_rule {
     INGOT_RULE_OPERAND_SHAPE = 51, /* shapes do not fit each other or the parameters */
     INGOT_RULE_PARAMETERS_RANGE = 52, /* parameters out of range, misaligned or of another size */
     INGOT_RULE_PARAMETERS_VALUE = 53, /* a parameter outside what the op takes */
-    INGOT_RULE_OPERAND_UNWRITTEN = 54, /* an activation is read before any instruction of the entry wrote it (missing or cyclic) */
-    INGOT_RULE_OPERAND_ALIASED = 55, /* an activation is overwritten in the arena while a later instruction needs it */
+    INGOT_RULE_OPERAND_UNWRITTEN = 54, /* an activation is read before it is written (missing or cyclic) */
+    INGOT_RULE_OPERAND_ALIASED = 55, /* an activation is overwritten while it is still needed */
     INGOT_RULE_REQUIRED_SIZE = 60, /* count does not add up to the section's size, or reserved bytes are set */
     INGOT_RULE_REQUIRED_MISSING = 61, /* the program uses something that the section does not list */
     INGOT_RULE_REQUIRED_UNSUPPORTED = 62, /* the section lists something that this reader does not support */
@@ -433,7 +433,7 @@ _Static_assert(sizeof(ingot_norm_parameters) == 8, "norm_parameters");
 _Static_assert(offsetof(ingot_norm_parameters, epsilon) == 0, "norm_parameters.epsilon");
 _Static_assert(offsetof(ingot_norm_parameters, width) == 4, "norm_parameters.width");
 
-/* linear */
+/* linear: weights and epilogue. */
 typedef struct ingot_linear_parameters {
     uint32_t weights; /* 1 to 3 weight operands */
     uint32_t epilogue; /* enum epilogue */
@@ -442,7 +442,7 @@ _Static_assert(sizeof(ingot_linear_parameters) == 8, "linear_parameters");
 _Static_assert(offsetof(ingot_linear_parameters, weights) == 0, "linear_parameters.weights");
 _Static_assert(offsetof(ingot_linear_parameters, epilogue) == 4, "linear_parameters.epilogue");
 
-/* rope */
+/* rope: which elements rotate. */
 typedef struct ingot_rope_parameters {
     uint32_t head_size; /* d */
     uint32_t rotary_size; /* leading elements of a head that rotate, even */
@@ -455,7 +455,7 @@ _Static_assert(offsetof(ingot_rope_parameters, rotary_size) == 4, "rope_paramete
 _Static_assert(offsetof(ingot_rope_parameters, style) == 8, "rope_parameters.style");
 _Static_assert(offsetof(ingot_rope_parameters, reserved) == 12, "rope_parameters.reserved");
 
-/* attention: causal over the state */
+/* attention: causal over the state. */
 typedef struct ingot_attention_parameters {
     uint32_t heads; /* h */
     uint32_t kv_heads; /* divides heads */
@@ -476,14 +476,14 @@ _Static_assert(offsetof(ingot_attention_parameters, soft_cap) == 20, "attention_
 _Static_assert(offsetof(ingot_attention_parameters, sinks) == 24, "attention_parameters.sinks");
 _Static_assert(offsetof(ingot_attention_parameters, reserved) == 28, "attention_parameters.reserved");
 
-/* activation */
+/* activation: its function. */
 typedef struct ingot_activation_parameters {
     uint32_t kind; /* enum activation_kind */
 } ingot_activation_parameters;
 _Static_assert(sizeof(ingot_activation_parameters) == 4, "activation_parameters");
 _Static_assert(offsetof(ingot_activation_parameters, kind) == 0, "activation_parameters.kind");
 
-/* scale (factor), soft_cap (cap > 0) */
+/* scale (factor), soft_cap (cap > 0). */
 typedef struct ingot_scalar_parameters {
     float value; /* finite */
 } ingot_scalar_parameters;
