@@ -53,18 +53,12 @@ uint32_t ingot_abi_version(void) { return INGOT_ABI_VERSION; }
 
 size_t ingot_struct_size(ingot_struct which) {
     switch (which) {
-        case INGOT_STRUCT_MODEL_INFO:
-            return sizeof(ingot_model_info);
-        case INGOT_STRUCT_TENSOR_INFO:
-            return sizeof(ingot_tensor_info);
-        case INGOT_STRUCT_SESSION_CONFIG:
-            return sizeof(ingot_session_config);
-        case INGOT_STRUCT_MEMORY_INFO:
-            return sizeof(ingot_memory_info);
-        case INGOT_STRUCT_KERNEL_INFO:
-            return sizeof(ingot_kernel_info);
-        case INGOT_STRUCT_LINEAR_CALL:
-            return sizeof(ingot_linear_call);
+        case INGOT_STRUCT_MODEL_INFO: return sizeof(ingot_model_info);
+        case INGOT_STRUCT_TENSOR_INFO: return sizeof(ingot_tensor_info);
+        case INGOT_STRUCT_SESSION_CONFIG: return sizeof(ingot_session_config);
+        case INGOT_STRUCT_MEMORY_INFO: return sizeof(ingot_memory_info);
+        case INGOT_STRUCT_KERNEL_INFO: return sizeof(ingot_kernel_info);
+        case INGOT_STRUCT_LINEAR_CALL: return sizeof(ingot_linear_call);
     }
     return 0;
 }

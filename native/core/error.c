@@ -50,40 +50,23 @@ uint32_t ingot_last_rule(void) { return last_rule; }
 
 const char *ingot_status_name(ingot_status status) {
     switch (status) {
-        case INGOT_OK:
-            return "ok";
-        case INGOT_ERROR_INVALID_ARGUMENT:
-            return "invalid argument";
-        case INGOT_ERROR_WRONG_STATE:
-            return "wrong state";
-        case INGOT_ERROR_CANCELLED:
-            return "cancelled";
-        case INGOT_ERROR_CONTEXT_FULL:
-            return "context full";
-        case INGOT_ERROR_FORKED:
-            return "forked";
-        case INGOT_ERROR_BUSY:
-            return "busy";
-        case INGOT_ERROR_FORMAT:
-            return "format";
-        case INGOT_ERROR_VERSION:
-            return "version";
-        case INGOT_ERROR_CHECKSUM:
-            return "checksum";
-        case INGOT_ERROR_UNSUPPORTED:
-            return "unsupported";
-        case INGOT_ERROR_OUT_OF_MEMORY:
-            return "out of memory";
-        case INGOT_ERROR_MEMORY_LIMIT:
-            return "memory limit";
-        case INGOT_ERROR_IO:
-            return "input or output";
-        case INGOT_ERROR_THREADS:
-            return "threads";
-        case INGOT_ERROR_HARDWARE:
-            return "hardware";
-        case INGOT_ERROR_INTERNAL:
-            return "internal";
+        case INGOT_OK: return "ok";
+        case INGOT_ERROR_INVALID_ARGUMENT: return "invalid argument";
+        case INGOT_ERROR_WRONG_STATE: return "wrong state";
+        case INGOT_ERROR_CANCELLED: return "cancelled";
+        case INGOT_ERROR_CONTEXT_FULL: return "context full";
+        case INGOT_ERROR_FORKED: return "forked";
+        case INGOT_ERROR_BUSY: return "busy";
+        case INGOT_ERROR_FORMAT: return "format";
+        case INGOT_ERROR_VERSION: return "version";
+        case INGOT_ERROR_CHECKSUM: return "checksum";
+        case INGOT_ERROR_UNSUPPORTED: return "unsupported";
+        case INGOT_ERROR_OUT_OF_MEMORY: return "out of memory";
+        case INGOT_ERROR_MEMORY_LIMIT: return "memory limit";
+        case INGOT_ERROR_IO: return "input or output";
+        case INGOT_ERROR_THREADS: return "threads";
+        case INGOT_ERROR_HARDWARE: return "hardware";
+        case INGOT_ERROR_INTERNAL: return "internal";
     }
     return "unknown";
 }

@@ -14,28 +14,20 @@ typedef struct geometry {
 
 bool ingot_group_valid(uint32_t dtype, uint32_t group) {
     switch (dtype) {
-        case INGOT_DTYPE_F16:
-            return group == 0;
+        case INGOT_DTYPE_F16: return group == 0;
         case INGOT_DTYPE_Q8:
-        case INGOT_DTYPE_C4:
-            return group == 32;
-        case INGOT_DTYPE_Q4:
-            return group == 32 || group == 64 || group == 128;
-        default:
-            return false;
+        case INGOT_DTYPE_C4: return group == 32;
+        case INGOT_DTYPE_Q4: return group == 32 || group == 64 || group == 128;
+        default: return false;
     }
 }
 
 static geometry geometry_of(uint32_t dtype, uint64_t group) {
     switch (dtype) {
-        case INGOT_DTYPE_F16:
-            return (geometry){.group = 32, .groups = 1, .codes = 1024};
-        case INGOT_DTYPE_Q8:
-            return (geometry){.group = 32, .groups = 2, .meta = 32, .codes = 512};
-        case INGOT_DTYPE_Q4:
-            return (geometry){.group = group, .groups = 2, .meta = 32, .codes = 8 * group};
-        default:
-            return (geometry){.group = 32, .groups = 4, .head = 64, .meta = 16, .codes = 256};
+        case INGOT_DTYPE_F16: return (geometry){.group = 32, .groups = 1, .codes = 1024};
+        case INGOT_DTYPE_Q8: return (geometry){.group = 32, .groups = 2, .meta = 32, .codes = 512};
+        case INGOT_DTYPE_Q4: return (geometry){.group = group, .groups = 2, .meta = 32, .codes = 8 * group};
+        default: return (geometry){.group = 32, .groups = 4, .head = 64, .meta = 16, .codes = 256};
     }
 }
 

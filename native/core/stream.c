@@ -4,7 +4,7 @@
 #include "core/session.h"
 #include "platform/platform.h"
 
-enum { BLOCK_BYTES = 1 << 20, PREFETCH_BYTES = 8192, PATTERNS = 3 };
+enum { BLOCK_BYTES = 1 << 16, PREFETCH_BYTES = 8192, PATTERNS = 3 };
 
 typedef struct stream_job {
     ingot_session *session;

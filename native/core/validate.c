@@ -12,18 +12,14 @@ static const ingot_op_spec OPS[] = {
 
 ingot_status ingot_rule_status(uint32_t rule) {
     switch (rule) {
-        case INGOT_RULE_VERSION:
-            return INGOT_ERROR_VERSION;
+        case INGOT_RULE_VERSION: return INGOT_ERROR_VERSION;
         case INGOT_RULE_HEADER_CHECKSUM:
-        case INGOT_RULE_SECTION_DIGEST:
-            return INGOT_ERROR_CHECKSUM;
+        case INGOT_RULE_SECTION_DIGEST: return INGOT_ERROR_CHECKSUM;
         case INGOT_RULE_SECTION_UNKNOWN:
         case INGOT_RULE_OPCODE:
         case INGOT_RULE_OP_VERSION:
-        case INGOT_RULE_REQUIRED_UNSUPPORTED:
-            return INGOT_ERROR_UNSUPPORTED;
-        default:
-            return INGOT_ERROR_FORMAT;
+        case INGOT_RULE_REQUIRED_UNSUPPORTED: return INGOT_ERROR_UNSUPPORTED;
+        default: return INGOT_ERROR_FORMAT;
     }
 }
 
@@ -38,15 +34,11 @@ const ingot_op_spec *ingot_op_spec_of(uint32_t opcode) {
 
 int ingot_weight_scale_kind(uint32_t dtype) {
     switch (dtype) {
-        case INGOT_DTYPE_F16:
-            return INGOT_SCALE_KIND_NONE;
+        case INGOT_DTYPE_F16: return INGOT_SCALE_KIND_NONE;
         case INGOT_DTYPE_Q8:
-        case INGOT_DTYPE_Q4:
-            return INGOT_SCALE_KIND_F16_GROUP;
-        case INGOT_DTYPE_C4:
-            return INGOT_SCALE_KIND_SUB8_ROW16;
-        default:
-            return -1;
+        case INGOT_DTYPE_Q4: return INGOT_SCALE_KIND_F16_GROUP;
+        case INGOT_DTYPE_C4: return INGOT_SCALE_KIND_SUB8_ROW16;
+        default: return -1;
     }
 }
 

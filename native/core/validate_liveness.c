@@ -116,20 +116,17 @@ static ingot_status check_states(liveness *l, uint32_t mark) {
 /* True if this op may write output `place` over input `position`, both at the same offset. */
 static bool in_place(const ingot_instruction *item, uint32_t position, uint32_t place) {
     switch (item->opcode) {
-        case INGOT_OPCODE_ROPE:
-            return position == place;
+        case INGOT_OPCODE_ROPE: return position == place;
         case INGOT_OPCODE_ADD:
         case INGOT_OPCODE_MUL:
         case INGOT_OPCODE_SCALE:
         case INGOT_OPCODE_SOFT_CAP:
         case INGOT_OPCODE_ACTIVATION:
         case INGOT_OPCODE_RMS_NORM:
-        case INGOT_OPCODE_LAYER_NORM:
-            return true;
+        case INGOT_OPCODE_LAYER_NORM: return true;
         case INGOT_OPCODE_LINEAR:
             return (item->flags & INGOT_LINEAR_FLAG_RESIDUAL) != 0 && position == item->inputs - 1u;
-        default:
-            return false;
+        default: return false;
     }
 }
 

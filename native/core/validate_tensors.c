@@ -7,11 +7,11 @@
 #include "core/sort.h"
 #include "core/validate.h"
 
-enum { SHOWN = 80 }; /* characters of a name that a message shows */
-
-/* Arguments for "tensor %u '%.*s'". */
-#define WHERE(v, t) (t)->id, (int)((t)->name_size < SHOWN ? (t)->name_size : SHOWN), (v)->file.names + (t)->name_offset
+/* Arguments for TENSOR; a message shows at most 80 bytes of a name. */
+#define WHERE(v, t) (t)->id, shown(t), (v)->file.names + (t)->name_offset
 #define TENSOR "tensor %" PRIu32 " '%.*s': "
+
+static int shown(const ingot_tensor_record *t) { return t->name_size < 80 ? (int)t->name_size : 80; }
 
 static bool stored(const ingot_tensor_record *t) {
     return t->role == INGOT_ROLE_WEIGHT || t->role == INGOT_ROLE_CONSTANT;
@@ -64,14 +64,10 @@ static bool role_good(const ingot_tensor_record *t) {
 
 static bool dtype_good(const ingot_tensor_record *t) {
     switch (t->role) {
-        case INGOT_ROLE_WEIGHT:
-            return ingot_weight_scale_kind(t->dtype) >= 0;
-        case INGOT_ROLE_CONSTANT:
-            return t->dtype == INGOT_DTYPE_F32;
-        case INGOT_ROLE_STATE:
-            return t->dtype == INGOT_DTYPE_F16;
-        default:
-            return t->dtype == INGOT_DTYPE_F32 || (t->dtype == INGOT_DTYPE_I32 && t->rows == INGOT_ROWS_TOKENS);
+        case INGOT_ROLE_WEIGHT: return ingot_weight_scale_kind(t->dtype) >= 0;
+        case INGOT_ROLE_CONSTANT: return t->dtype == INGOT_DTYPE_F32;
+        case INGOT_ROLE_STATE: return t->dtype == INGOT_DTYPE_F16;
+        default: return t->dtype == INGOT_DTYPE_F32 || (t->dtype == INGOT_DTYPE_I32 && t->rows == INGOT_ROWS_TOKENS);
     }
 }
 
@@ -104,14 +100,10 @@ static ingot_status check_kind(const ingot_validation *v, const ingot_tensor_rec
 
 static bool rank_good(const ingot_tensor_record *t) {
     switch (t->role) {
-        case INGOT_ROLE_WEIGHT:
-            return t->rank == 2;
-        case INGOT_ROLE_CONSTANT:
-            return t->rank >= 1 && t->rank <= INGOT_MAX_RANK;
-        case INGOT_ROLE_STATE:
-            return t->rank == 3;
-        default:
-            return t->rank == (t->dtype == INGOT_DTYPE_I32 ? 1 : 2);
+        case INGOT_ROLE_WEIGHT: return t->rank == 2;
+        case INGOT_ROLE_CONSTANT: return t->rank >= 1 && t->rank <= INGOT_MAX_RANK;
+        case INGOT_ROLE_STATE: return t->rank == 3;
+        default: return t->rank == (t->dtype == INGOT_DTYPE_I32 ? 1 : 2);
     }
 }
 
@@ -161,10 +153,8 @@ static ingot_status check_unused(const ingot_validation *v, const ingot_tensor_r
 static uint64_t expected_size(const ingot_tensor_record *t) {
     uint64_t size = sizeof(float);
     switch (t->role) {
-        case INGOT_ROLE_WEIGHT:
-            return ingot_packed_bytes(t->dtype, t->shape[0], t->shape[1], t->group);
-        case INGOT_ROLE_STATE:
-            return t->shape[0] * t->shape[2] * 2;
+        case INGOT_ROLE_WEIGHT: return ingot_packed_bytes(t->dtype, t->shape[0], t->shape[1], t->group);
+        case INGOT_ROLE_STATE: return t->shape[0] * t->shape[2] * 2;
         case INGOT_ROLE_CONSTANT:
             for (uint32_t axis = 0; axis < t->rank; axis++) {
                 if (!ingot_multiply(size, t->shape[axis], &size)) {
@@ -172,8 +162,7 @@ static uint64_t expected_size(const ingot_tensor_record *t) {
                 }
             }
             return size;
-        default:
-            return t->dtype == INGOT_DTYPE_I32 ? 4 : ingot_round_up(t->shape[1] * 4, INGOT_ROW_ALIGNMENT);
+        default: return t->dtype == INGOT_DTYPE_I32 ? 4 : ingot_round_up(t->shape[1] * 4, INGOT_ROW_ALIGNMENT);
     }
 }
 

@@ -417,12 +417,12 @@ _Static_assert(offsetof(ingot_plan_header, reserved) == 56, "plan_header.reserve
 typedef struct ingot_peak_record {
     uint32_t context; /* positions */
     uint32_t chunk; /* tokens */
-    uint64_t bytes; /* planned peak */
+    uint64_t peak_bytes; /* planned peak */
 } ingot_peak_record;
 _Static_assert(sizeof(ingot_peak_record) == 16, "peak_record");
 _Static_assert(offsetof(ingot_peak_record, context) == 0, "peak_record.context");
 _Static_assert(offsetof(ingot_peak_record, chunk) == 4, "peak_record.chunk");
-_Static_assert(offsetof(ingot_peak_record, bytes) == 8, "peak_record.bytes");
+_Static_assert(offsetof(ingot_peak_record, peak_bytes) == 8, "peak_record.peak_bytes");
 
 /* rms_norm, layer_norm: each slice of `width` elements is normalized by itself. */
 typedef struct ingot_norm_parameters {

@@ -18,12 +18,9 @@ static const struct {
     uint32_t isa;
     const char *name;
 } levels[] = {
-    {INGOT_ISA_REF, "ref"},
-    {INGOT_ISA_AVX2, "avx2"},
-    {INGOT_ISA_AVXVNNI, "avxvnni"},
-    {INGOT_ISA_AVX512VNNI, "avx512vnni"},
-    {INGOT_ISA_NEON, "neon"},
-    {INGOT_ISA_NEON_DOTPROD, "neon_dotprod"},
+    {INGOT_ISA_REF, "ref"},         {INGOT_ISA_AVX2, "avx2"},
+    {INGOT_ISA_AVXVNNI, "avxvnni"}, {INGOT_ISA_AVX512VNNI, "avx512vnni"},
+    {INGOT_ISA_NEON, "neon"},       {INGOT_ISA_NEON_DOTPROD, "neon_dotprod"},
 };
 enum { LEVEL_COUNT = sizeof levels / sizeof levels[0] };
 

@@ -659,7 +659,7 @@ class PeakRecord:
 
     context: int
     chunk: int
-    bytes: int
+    peak_bytes: int
     SIZE: ClassVar[int] = 16
     LAYOUT: ClassVar[struct.Struct] = struct.Struct("<IIQ")
 
@@ -668,7 +668,7 @@ class PeakRecord:
         return self.LAYOUT.pack(
             self.context,
             self.chunk,
-            self.bytes,
+            self.peak_bytes,
         )
 
     @classmethod

@@ -169,7 +169,7 @@ def test_plan_counts_states_scratch_and_peaks() -> None:
     assert [peak.context for peak in peaks] == [512, 1024, 1500]
     per_token = memory.arena_bytes_per_token + memory.scratch_bytes_per_token
     whole = 1000 + per_token * 128 + memory.arena_bytes_per_selected
-    assert peaks[-1].bytes == whole + memory.state_bytes_per_token * 1536
+    assert peaks[-1].peak_bytes == whole + memory.state_bytes_per_token * 1536
     assert peaks[-1].chunk == 128
 
 

@@ -104,7 +104,8 @@ LINEAR_INLINE void half_panel(const ingot_linear_args *args, uint32_t tile, uint
     const __m256i codebook = load_codebook(args, format);
     __m256 acc[2][6];
     UNROLL for (int i = 0; i < halves; i++) {
-        UNROLL for (int j = 0; j < tokens; j++) acc[i][j] = _mm256_setzero_ps();
+        UNROLL for (int j = 0; j < tokens; j++)
+            acc[i][j] = _mm256_setzero_ps();
     }
     for (uint32_t b = 0; b < args->k / LINEAR_BLOCK; b++) {
         const linear_block block = find_block(args, weights, b, format);
@@ -115,7 +116,8 @@ LINEAR_INLINE void half_panel(const ingot_linear_args *args, uint32_t tile, uint
         if (halves == 2) prefetch_block(block, format);
         UNROLL for (int i = 0; i < halves; i++) {
             scale[i] = load_scale(block.scales, first + i, format);
-            UNROLL for (int j = 0; j < tokens; j++) dot[i][j] = _mm256_setzero_si256();
+            UNROLL for (int j = 0; j < tokens; j++)
+                dot[i][j] = _mm256_setzero_si256();
         }
         UNROLL for (int step = 0; step < 4; step++) {
             UNROLL for (int i = 0; i < halves; i++) {
@@ -149,21 +151,21 @@ LINEAR_INLINE void half_panel(const ingot_linear_args *args, uint32_t tile, uint
 }
 
 /* Both halves at once while the accumulators fit in the 16 registers, one after the other beyond. */
-#define PANEL_BOTH(tokens, format)                                                                    \
+#define PANEL_BOTH(tokens, format)                                                             \
     static void panel_##tokens(const ingot_linear_args *args, uint32_t tile, uint32_t token) { \
-        half_panel(args, tile, token, 0, 2, tokens, format);                                          \
+        half_panel(args, tile, token, 0, 2, tokens, format);                                   \
     }
-#define PANEL_EACH(tokens, format)                                                                    \
-    static void panel_##tokens(const ingot_linear_args *args, uint32_t tile, uint32_t token) { \
-        for (int half = 0; half < 2; half++) half_panel(args, tile, token, half, 1, tokens, format);  \
+#define PANEL_EACH(tokens, format)                                                                   \
+    static void panel_##tokens(const ingot_linear_args *args, uint32_t tile, uint32_t token) {       \
+        for (int half = 0; half < 2; half++) half_panel(args, tile, token, half, 1, tokens, format); \
     }
 
-#define LINEAR_AVX2_KERNEL(symbol, format)                                                                        \
-    PANEL_BOTH(1, format)                                                                                         \
-    PANEL_BOTH(2, format)                                                                                         \
-    PANEL_EACH(4, format)                                                                                         \
-    PANEL_EACH(6, format)                                                                                         \
-    static const linear_panel panels[] = {{6, panel_6}, {4, panel_4}, {2, panel_2}, {1, panel_1}};                \
+#define LINEAR_AVX2_KERNEL(symbol, format)                                                         \
+    PANEL_BOTH(1, format)                                                                          \
+    PANEL_BOTH(2, format)                                                                          \
+    PANEL_EACH(4, format)                                                                          \
+    PANEL_EACH(6, format)                                                                          \
+    static const linear_panel panels[] = {{6, panel_6}, {4, panel_4}, {2, panel_2}, {1, panel_1}}; \
     void symbol(const ingot_linear_args *args) { linear_cover(args, panels, NULL, 0); }
 
 #endif

@@ -71,7 +71,7 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
     const __m512i codebook = biased_codebook(args, format);
     __m512 acc[2][6];
     UNROLL for (int i = 0; i < tiles; i++) {
-        UNROLL for (int j = 0; j < tokens; j++) acc[i][j] = _mm512_setzero_ps();
+        UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = _mm512_setzero_ps(); }
     }
     for (uint32_t b = 0; b < args->k / LINEAR_BLOCK; b++) {
         const linear_block block = find_block(args, weights, b, format);
@@ -81,7 +81,7 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
         block_scale scale[2];
         __m512i dot[2][6];
         if (tiles == 1) prefetch_block(block, format);
-        UNROLL for (int i = 0; i < tiles; i++) scale[i] = load_scale(block.scales + (size_t)i * tile_bytes, format);
+        UNROLL for (int i = 0; i < tiles; i++) { scale[i] = load_scale(block.scales + (size_t)i * tile_bytes, format); }
         UNROLL for (int j = 0; j < tokens; j++) {
             const __m512i sum = _mm512_set1_epi32(a_sum[(size_t)j * s_stride]);
             const __m512i bias = _mm512_slli_epi32(sum, format == LINEAR_Q4 ? 3 : 7);
@@ -100,8 +100,8 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
                 const int8_t *quads = a + (size_t)j * a_stride + 8 * step;
                 const __m512i first = _mm512_set1_epi32(load_quad(quads));
                 const __m512i second = _mm512_set1_epi32(load_quad(quads + 4));
-                UNROLL for (int i = 0; i < tiles; i++) dot[i][j] = _mm512_dpbusd_epi32(dot[i][j], low[i], first);
-                UNROLL for (int i = 0; i < tiles; i++) dot[i][j] = _mm512_dpbusd_epi32(dot[i][j], high[i], second);
+                UNROLL for (int i = 0; i < tiles; i++) { dot[i][j] = _mm512_dpbusd_epi32(dot[i][j], low[i], first); }
+                UNROLL for (int i = 0; i < tiles; i++) { dot[i][j] = _mm512_dpbusd_epi32(dot[i][j], high[i], second); }
             }
         }
         UNROLL for (int j = 0; j < tokens; j++) {
@@ -120,24 +120,24 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
     }
 }
 
-#define PANEL(tiles, tokens, format)                                                                       \
+#define PANEL(tiles, tokens, format)                                                                     \
     static void panel_##tiles##x##tokens(const ingot_linear_args *args, uint32_t tile, uint32_t token) { \
-        panel(args, tile, token, tiles, tokens, format);                                                   \
+        panel(args, tile, token, tiles, tokens, format);                                                 \
     }
 
 /* The panels of a format, 24 accumulators of the 32 registers at most. Decode takes one stream of weights, which is
  * faster than two; from five tokens on work is compute-bound and two tiles halve the loads of activations. */
-#define LINEAR_AVX512_KERNEL(symbol, format)                                                                   \
-    PANEL(1, 1, format)                                                                                        \
-    PANEL(1, 2, format)                                                                                        \
-    PANEL(1, 4, format)                                                                                        \
-    PANEL(1, 6, format)                                                                                        \
-    PANEL(2, 1, format)                                                                                        \
-    PANEL(2, 2, format)                                                                                        \
-    PANEL(2, 4, format)                                                                                        \
-    PANEL(2, 6, format)                                                                                        \
-    static const linear_panel singles[] = {{6, panel_1x6}, {4, panel_1x4}, {2, panel_1x2}, {1, panel_1x1}};    \
-    static const linear_panel pairs[] = {{6, panel_2x6}, {4, panel_2x4}, {2, panel_2x2}, {1, panel_2x1}};      \
+#define LINEAR_AVX512_KERNEL(symbol, format)                                                                \
+    PANEL(1, 1, format)                                                                                     \
+    PANEL(1, 2, format)                                                                                     \
+    PANEL(1, 4, format)                                                                                     \
+    PANEL(1, 6, format)                                                                                     \
+    PANEL(2, 1, format)                                                                                     \
+    PANEL(2, 2, format)                                                                                     \
+    PANEL(2, 4, format)                                                                                     \
+    PANEL(2, 6, format)                                                                                     \
+    static const linear_panel singles[] = {{6, panel_1x6}, {4, panel_1x4}, {2, panel_1x2}, {1, panel_1x1}}; \
+    static const linear_panel pairs[] = {{6, panel_2x6}, {4, panel_2x4}, {2, panel_2x2}, {1, panel_2x1}};   \
     void symbol(const ingot_linear_args *args) { linear_cover(args, singles, pairs, 5); }
 
 #endif

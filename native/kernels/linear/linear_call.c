@@ -50,7 +50,8 @@ static ingot_status check_memory(const ingot_linear_call *call, uint64_t tile_by
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kernel run: weights are not aligned to %d bytes", ALIGNMENT);
     }
     if (call->weights_size < tile_bytes * call->tile_end) {
-        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kernel run: weights have %llu bytes, %u tiles of %llu need %llu",
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
+                          "kernel run: weights have %llu bytes, %u tiles of %llu need %llu",
                           (unsigned long long)call->weights_size, call->tile_end, (unsigned long long)tile_bytes,
                           (unsigned long long)(tile_bytes * call->tile_end));
     }
@@ -101,10 +102,24 @@ static ingot_status run(const ingot_kernel *kernel, const ingot_linear_call *cal
         ingot_quantize_f32_a8__ref(x, call->k, call->k, b.a + i * k, b.a_scale + i * s_stride, b.a_sum + i * s_stride);
     }
     const ingot_linear_args args = {
-        .weights = call->weights, .tile_bytes = (size_t)tile_bytes, .k = call->k, .group = call->group,
-        .tile_begin = call->tile_begin, .tile_end = call->tile_end, .codebook = call->codebook, .delta = call->delta,
-        .m = call->m, .a = b.a, .a_scale = b.a_scale, .a_sum = b.a_sum, .x = b.x, .a_stride = k,
-        .s_stride = s_stride, .x_stride = k, .out = b.out, .out_stride = width,
+        .weights = call->weights,
+        .tile_bytes = (size_t)tile_bytes,
+        .k = call->k,
+        .group = call->group,
+        .tile_begin = call->tile_begin,
+        .tile_end = call->tile_end,
+        .codebook = call->codebook,
+        .delta = call->delta,
+        .m = call->m,
+        .a = b.a,
+        .a_scale = b.a_scale,
+        .a_sum = b.a_sum,
+        .x = b.x,
+        .a_stride = k,
+        .s_stride = s_stride,
+        .x_stride = k,
+        .out = b.out,
+        .out_stride = width,
     };
     ((ingot_linear_fn)kernel->run)(&args);
     memcpy(call->out, b.out, m * width * sizeof(float));

@@ -74,8 +74,8 @@ LINEAR_INLINE void store_rows(const ingot_linear_args *args, uint32_t tile, uint
 }
 
 /* A panel over 4 * quarters rows from quarter `first` of a tile on, times `tokens` tokens. */
-#define NEON_PANEL(tokens, quarters, format)                                                                       \
-    static void panel_##tokens(const ingot_linear_args *args, uint32_t tile, uint32_t token) {                     \
+#define NEON_PANEL(tokens, quarters, format)                                                                         \
+    static void panel_##tokens(const ingot_linear_args *args, uint32_t tile, uint32_t token) {                       \
         for (int first = 0; first < 4; first += quarters) panel(args, tile, token, first, quarters, tokens, format); \
     }
 

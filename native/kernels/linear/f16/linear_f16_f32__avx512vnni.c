@@ -14,7 +14,8 @@ LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint3
     const __m512i order = split_order();
     __m512 acc[2][12];
     UNROLL for (int i = 0; i < tiles; i++) {
-        UNROLL for (int j = 0; j < tokens; j++) acc[i][j] = _mm512_setzero_ps();
+        UNROLL for (int j = 0; j < tokens; j++)
+            acc[i][j] = _mm512_setzero_ps();
     }
     for (uint32_t c = 0; c < args->k / 2; c++) {
         const float *x = args->x + token * args->x_stride + (size_t)2 * c;

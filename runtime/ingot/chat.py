@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chat: the template of a file, rendered in a sandbox, and a history over one session."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ingot.errors import FormatError, InvalidArgumentError, StateError
+from ingot.generation import Options
+
+if TYPE_CHECKING:
+    from ingot.session import Session
+
+__all__ = ["Chat", "ChatSettings", "Message", "render"]
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """The chat section of a file."""
+
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    add_bos: bool = False
+    chat_template: str | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: object) -> ChatSettings:
+        """Read the section; unknown keys are left for later versions.
+
+        Raises: FormatError naming the key of another type than expected.
+        """
+        if not isinstance(data, dict):
+            raise FormatError(f"chat section: expected an object, found {type(data).__name__}")
+        eos = data.get("eos_token_ids") or []
+        if not isinstance(eos, list):
+            raise FormatError("chat section: 'eos_token_ids' is no list")
+        special = data.get("special_tokens") or {}
+        if not isinstance(special, dict):
+            raise FormatError("chat section: 'special_tokens' is no object")
+        bos = data.get("bos_token_id")
+        template = data.get("chat_template")
+        if template is not None and not isinstance(template, str):
+            raise FormatError("chat section: 'chat_template' is no text")
+        return cls(
+            bos_token_id=None if bos is None else _token_id("bos_token_id", bos),
+            eos_token_ids=tuple(_token_id("eos_token_ids", token) for token in eos),
+            add_bos=bool(data.get("add_bos", False)),
+            chat_template=template,
+            special_tokens={str(k): v for k, v in special.items() if isinstance(v, str)},
+        )
+
+
+def _token_id(key: str, value: object) -> int:
+    """Return a token id of the chat section."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise FormatError(f"chat section: '{key}' holds {value!r}, expected a token id")
+    return value
+
+
+def render(
+    settings: ChatSettings,
+    messages: Sequence[Message],
+    add_generation_prompt: bool = True,
+    tools: Sequence[Any] | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the text of a conversation as the model was trained to see it.
+
+    `variables` are further names that the template reads, such as enable_thinking.
+    Raises: InvalidArgumentError if the file has no template or the template refuses the messages;
+        FormatError if the template is broken.
+    """
+    import jinja2
+
+    if settings.chat_template is None:
+        raise InvalidArgumentError(
+            "this file has no chat template: use 'ingot run', or Session.stream with a plain prompt"
+        )
+    try:
+        template = _compiled(settings.chat_template)
+        text: str = template.render(
+            {
+                **settings.special_tokens,
+                **(variables or {}),
+                "messages": list(messages),
+                "tools": tools,
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+        return text
+    except jinja2.TemplateSyntaxError as error:
+        raise FormatError(f"chat template, line {error.lineno}: {error.message}") from error
+    except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
+        raise InvalidArgumentError(f"the chat template refuses these messages: {error}") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(source: str) -> Any:
+    """Return a template compiled in a sandbox: a file must not run code."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class GenerationTag(Extension):
+        """{% generation %} marks the trained part of a text; rendering ignores it."""
+
+        tags = {"generation"}  # noqa: RUF012  (the name that jinja2 asks for)
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = _now
+    return environment.from_string(source)
+
+
+def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+    """Like the usual filter, but without HTML escapes."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
+
+
+class Chat:
+    """A conversation over one session: feeds only what the session has not seen yet."""
+
+    def __init__(self, session: Session, system: str | None = None) -> None:
+        """Raises: InvalidArgumentError if the session's file has no chat template."""
+        if session.model.chat.chat_template is None:
+            render(session.model.chat, [])
+        self._session = session
+        self._system = system
+        self.messages: list[dict[str, Any]] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the conversation but for the system message."""
+        self.messages = [{"role": "system", "content": self._system}] if self._system else []
+
+    def stream(self, text: str, options: Options | None = None) -> Iterator[str]:
+        """Say something and yield the answer's pieces; a cancelled answer stays as far as it came.
+
+        Raises: ContextFullError if the conversation no longer fits; the turn is not kept then.
+        """
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidArgumentError("the message is empty: say something")
+        messages = [*self.messages, {"role": "user", "content": text}]
+        session = self._session
+        prompt = session.model.tokenizer.encode(render(session.model.chat, messages), begin=False)
+        stream = session.begin(_unseen(session, prompt), options or Options())
+        self.messages = messages
+        return self._answer(stream)
+
+    def _answer(self, stream: Iterator[str]) -> Iterator[str]:
+        """Pass the pieces on and keep the answer, however the stream ends."""
+        pieces: list[str] = []
+        messages = self.messages
+        try:
+            for piece in stream:
+                pieces.append(piece)
+                yield piece
+        finally:
+            if self.messages is messages:
+                messages.append({"role": "assistant", "content": "".join(pieces)})
+
+
+def _unseen(session: Session, prompt: Sequence[int]) -> list[int]:
+    """Cut the session back to what it shares with a prompt; return the rest of the prompt."""
+    if not prompt:
+        raise StateError("the chat template rendered no token")
+    seen = session.token_ids
+    shared = 0
+    for ours, theirs in zip(seen, prompt[:-1], strict=False):
+        if ours != theirs:
+            break
+        shared += 1
+    session.truncate(shared)
+    return list(prompt[shared:])

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ingot.errors import InvalidArgumentError, NotBuiltError
+from ingot.generation import Options
+from ingot.sampling import Sampling
+
+__all__ = [
+    "Subparsers",
+    "UsageError",
+    "add_backend",
+    "add_command",
+    "add_file",
+    "add_generation",
+    "add_session",
+    "generation_options",
+    "require_backend",
+]
+
+Subparsers = argparse._SubParsersAction
+_UNBUILT_BACKENDS = ("vulkan", "cuda")
+
+
+class UsageError(InvalidArgumentError):
+    """A bad value on the command line; exit status 2."""
+
+
+def add_command(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    """Add a subcommand whose help ends with examples."""
+    return subparsers.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """Add the file."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="an .ingot file")
+
+
+def add_session(parser: argparse.ArgumentParser) -> None:
+    """Add what a session is opened with."""
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="1 to 64; default: every CPU"
+    )
+    parser.add_argument(
+        "--context", type=int, default=0, metavar="N", help="positions; default: the file's plan"
+    )
+
+
+def add_generation(parser: argparse.ArgumentParser, temperature: float, max_tokens: int) -> None:
+    """Add how tokens are chosen and what ends the text."""
+    group = parser.add_argument_group("generation")
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        default=max_tokens,
+        metavar="N",
+        help=f"most tokens of an answer (default {max_tokens})",
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=temperature,
+        metavar="T",
+        help=f"0 always takes the likeliest token (default {temperature:g})",
+    )
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help="keep the K likeliest")
+    group.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest that add up to P"
+    )
+    group.add_argument(
+        "--min-p", type=float, default=0.0, metavar="P", help="drop below P times the likeliest"
+    )
+    group.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 repeats less"
+    )
+    group.add_argument("--seed", type=int, default=None, metavar="S", help="same seed, same text")
+    group.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="ends the text; may be repeated"
+    )
+
+
+def generation_options(args: argparse.Namespace) -> Options:
+    """Return the options of one answer. Raises: UsageError for a value out of its range."""
+    try:
+        return _options(args)
+    except InvalidArgumentError as error:
+        raise UsageError(str(error)) from error
+
+
+def _options(args: argparse.Namespace) -> Options:
+    sampling = Sampling(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        seed=args.seed,
+    )
+    return Options(args.max_tokens, sampling, tuple(args.stop))
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add the backend."""
+    parser.add_argument(
+        "--backend",
+        choices=("cpu", *_UNBUILT_BACKENDS),
+        default="cpu",
+        help="what executes the program (default cpu, the only one built so far)",
+    )
+
+
+def require_backend(name: str) -> None:
+    """Raises: NotBuiltError, exit status 2, for a backend that is planned but not there."""
+    if name in _UNBUILT_BACKENDS:
+        raise NotBuiltError(f"--backend {name} is not built yet: use --backend cpu")

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An open ingot: what is in the file, and sessions over it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot._native import Native, native
+from ingot.chat import ChatSettings
+from ingot.errors import FormatError, InvalidArgumentError, StateError, StorageError
+from ingot.format import Header, PeakRecord, PlanHeader, Rule, Section, SectionRecord
+from ingot.session import Session
+from ingot.session_config import SessionConfig
+from ingot.tokenizer import Detokenizer, NoText, Tokenizer
+
+__all__ = ["MemoryPlan", "Model", "ModelInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Sizes of a model; the names are those of ingot_model_info."""
+
+    tensor_count: int
+    instruction_count: int
+    context: int
+    chunk: int
+    vocabulary: int
+    logits_width: int
+    embedding_rows: int
+    file_size: int
+    weights_offset: int
+    weights_size: int
+    weight_bytes_per_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Planned bytes of a model and one session at full chunk, the threads' own buffers apart."""
+
+    context: int
+    chunk: int
+    weights_bytes: int
+    arena_bytes_per_token: int
+    arena_bytes_per_selected: int
+    scratch_bytes_per_token: int
+    state_bytes_per_token: int
+    peaks: tuple[tuple[int, int], ...]
+
+    def total_bytes(self, context: int | None = None) -> int:
+        """Return the bytes at a context, by default the largest."""
+        positions = -(-(self.context if context is None else context) // 64) * 64
+        per_token = self.arena_bytes_per_token + self.scratch_bytes_per_token
+        session = per_token * self.chunk + self.arena_bytes_per_selected
+        return self.weights_bytes + session + self.state_bytes_per_token * positions
+
+
+class Model:
+    """A mapped and validated file. May be shared by any number of sessions and threads."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Map and check a file.
+
+        Raises: FormatError naming the broken rule; StorageError if it cannot be read;
+            HardwareError if INGOT_FORCE_ISA names what this CPU lacks.
+        """
+        self.path = Path(path)
+        self.native: Native = native()
+        handle = self.native.ffi.new("ingot_model **")
+        self.native.check(self.native.lib.ingot_model_open(os.fsencode(self.path), handle))
+        self._handle: Any = self.native.ffi.gc(handle[0], self.native.lib.ingot_model_close)
+        self.info = _model_info(self.native, self._handle)
+        self._sections = _section_table(self.path)
+
+    def __enter__(self) -> Model:
+        """Return the model; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the model."""
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go; sessions that are open keep it until they close."""
+        if self._handle is not None:
+            self.native.ffi.release(self._handle)
+            self._handle = None
+
+    def session(
+        self,
+        context: int = 0,
+        threads: int = 0,
+        chunk: int = 0,
+        logits_rows: int = 1,
+        memory_limit: int = 0,
+    ) -> Session:
+        """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
+
+        Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes.
+        Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
+            InvalidArgumentError for a context or chunk beyond the file's.
+        """
+        return Session(self, SessionConfig(context, chunk, logits_rows, threads, memory_limit))
+
+    @property
+    def handle(self) -> Any:
+        """The native handle. Raises: StateError once closed."""
+        if self._handle is None:
+            raise StateError(f"{self.path.name} is closed: open it again with Model(path)")
+        return self._handle
+
+    @functools.cached_property
+    def chat(self) -> ChatSettings:
+        """Special tokens, stop ids and template; all empty if the file has no chat section."""
+        data = self.section(Section.CHAT)
+        return ChatSettings.from_json(_parse(data, "chat")) if data else ChatSettings()
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source of the chat template, None if the file has none."""
+        return self.chat.chat_template
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The file's tokenizer. Raises: StateError if the file has none."""
+        data = self.section(Section.TOKENIZER)
+        if not data:
+            raise StateError(f"{self.path.name} has no tokenizer: give token ids instead of text")
+        return Tokenizer(data, self.chat.bos_token_id, self.chat.add_bos)
+
+    def detokenizer(self) -> Detokenizer | NoText:
+        """Return an incremental decoder; one without text if the file has no tokenizer."""
+        has_text = any(record.kind == Section.TOKENIZER for record in self._sections)
+        return self.tokenizer.detokenizer() if has_text else NoText()
+
+    @functools.cached_property
+    def meta(self) -> dict[str, Any]:
+        """Name, source, recipe, target, provenance and licence."""
+        return self._object(Section.META)
+
+    @functools.cached_property
+    def certificate(self) -> dict[str, Any] | None:
+        """What was measured on this file, None for a draft without measurement."""
+        return self._object(Section.CERTIFICATE) or None
+
+    @functools.cached_property
+    def plan(self) -> MemoryPlan:
+        """The memory plan, as `ingot inspect` prints it."""
+        data = self.section(Section.PLAN)
+        plan = PlanHeader.unpack(data)
+        offsets = range(PlanHeader.SIZE, PlanHeader.SIZE + plan.peak_count * PeakRecord.SIZE, 16)
+        peaks = [PeakRecord.unpack(data, offset) for offset in offsets]
+        return MemoryPlan(
+            plan.context,
+            plan.chunk,
+            self.info.weights_size,
+            plan.arena_bytes_per_token,
+            plan.arena_bytes_per_selected,
+            plan.scratch_bytes_per_token,
+            plan.state_bytes_per_token,
+            tuple((peak.context, peak.peak_bytes) for peak in peaks),
+        )
+
+    def section(self, kind: Section) -> bytes:
+        """Return a section's bytes, b"" if the file has none. Not for the weights.
+
+        Raises: FormatError if its digest is wrong; StorageError if it cannot be read.
+        """
+        record = next((record for record in self._sections if record.kind == kind), None)
+        if record is None:
+            return b""
+        data = _read(self.path, record.offset, record.size)
+        if hashlib.sha256(data).digest() != record.sha256:
+            raise FormatError(
+                f"{self.path.name}: the digest of section {kind.name.lower()} is wrong: "
+                "the file is damaged, copy it again",
+                Rule.SECTION_DIGEST,
+            )
+        return data
+
+    def tensor_width(self, tensor: int) -> int:
+        """Return the floats per row of a tensor: its last dimension."""
+        info = self.native.struct("ingot_tensor_info")
+        self.native.check(self.native.lib.ingot_model_tensor_info(self.handle, tensor, info))
+        return int(info.shape[info.rank - 1])
+
+    def dequantize(self, tensor: int, row_begin: int, row_end: int) -> NDArray[np.float32]:
+        """Return rows of a weight or constant. Shapes: (row_end - row_begin, k) float32.
+
+        Raises: InvalidArgumentError if there is no such tensor or row.
+        """
+        if row_end < row_begin:
+            raise InvalidArgumentError(f"rows {row_begin} to {row_end}: ends before its start")
+        out = np.zeros((row_end - row_begin, self.tensor_width(tensor)), np.float32)
+        pointer = self.native.ffi.cast("float *", out.ctypes.data)
+        read = self.native.lib.ingot_tensor_dequantize
+        self.native.check(read(self.handle, tensor, row_begin, row_end, pointer, out.size))
+        return out
+
+    def _object(self, kind: Section) -> dict[str, Any]:
+        """Return a JSON section that must be an object."""
+        data = self.section(kind)
+        value = _parse(data, kind.name.lower()) if data else {}
+        if not isinstance(value, dict):
+            raise FormatError(f"section {kind.name.lower()} is no JSON object")
+        return value
+
+
+def _model_info(library: Native, handle: Any) -> ModelInfo:
+    """Ask the library for a model's sizes."""
+    info = library.struct("ingot_model_info")
+    library.check(library.lib.ingot_model_info_get(handle, info))
+    return ModelInfo(*(int(getattr(info, name)) for name in ModelInfo.__slots__))
+
+
+def _section_table(path: Path) -> tuple[SectionRecord, ...]:
+    """Read the section table of a file that the library has validated already."""
+    header = Header.unpack(_read(path, 0, Header.SIZE))
+    table = _read(path, header.table_offset, header.section_count * SectionRecord.SIZE)
+    offsets = range(0, len(table), SectionRecord.SIZE)
+    return tuple(SectionRecord.unpack(table, offset) for offset in offsets)
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Read part of a file. Raises: StorageError if it is not all there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    if len(data) != size:
+        raise StorageError(f"{path}: found {len(data)} of {size} bytes at {offset}: it changed")
+    return data
+
+
+def _parse(data: bytes, name: str) -> Any:
+    """Read JSON. Raises: FormatError naming the section."""
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise FormatError(f"section {name} is no JSON: {error}") from error
