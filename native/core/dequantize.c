@@ -87,17 +87,9 @@ void ingot_row_dequantize(const ingot_tensor_record *record, const uint8_t *data
     uint64_t tile_bytes = ingot_tile_bytes(record->dtype, k, record->group);
     row_reader reader = {data + row / 16 * tile_bytes, (uint32_t)(row % 16), (uint32_t)k, out};
     switch (record->dtype) {
-        case INGOT_DTYPE_Q8:
-            read_q8(&reader);
-            break;
-        case INGOT_DTYPE_Q4:
-            read_q4(&reader, record->group);
-            break;
-        case INGOT_DTYPE_C4:
-            read_c4(&reader, record);
-            break;
-        default:
-            read_f16(&reader);
-            break;
+        case INGOT_DTYPE_Q8: read_q8(&reader); break;
+        case INGOT_DTYPE_Q4: read_q4(&reader, record->group); break;
+        case INGOT_DTYPE_C4: read_c4(&reader, record); break;
+        default: read_f16(&reader); break;
     }
 }

@@ -32,8 +32,9 @@ static ingot_status check_tokens(const ingot_session *session, const int32_t *to
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "no tokens to evaluate");
     }
     if (wanted > session->logits_rows || wanted > count) {
-        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "logits of %u positions wanted, of %u tokens, the session keeps %u",
-                          wanted, count, session->logits_rows);
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
+                          "logits of %u positions wanted, of %u tokens, the session keeps %u", wanted, count,
+                          session->logits_rows);
     }
     if (count > session->context - session->position) {
         return ingot_fail(INGOT_ERROR_CONTEXT_FULL, "%u tokens after %u do not fit a context of %u", count,
@@ -63,7 +64,7 @@ static uint32_t pass_length(const ingot_session *session, uint32_t left, uint32_
         return left;
     }
     return left - session->chunk < wanted && left - wanted > 0 && left - wanted < session->chunk ? left - wanted
-                                                                                                  : session->chunk;
+                                                                                                 : session->chunk;
 }
 
 static ingot_status feed(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
@@ -151,8 +152,8 @@ ingot_status ingot_session_truncate(ingot_session *session, uint32_t position) {
         return status;
     }
     if (position > session->position) {
-        status = ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "cannot truncate to %u, the session holds %u positions", position,
-                            session->position);
+        status = ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "cannot truncate to %u, the session holds %u positions",
+                            position, session->position);
     } else {
         session->position = position;
         session->selected = 0;

@@ -45,27 +45,13 @@ const float *ingot_constant(const ingot_session *session, uint32_t tensor) {
 
 static void run_step(ingot_lane *lane, const ingot_step *step) {
     switch (step->opcode) {
-        case INGOT_OPCODE_EMBED:
-            ingot_op_embed(lane, step);
-            break;
-        case INGOT_OPCODE_RMS_NORM:
-            ingot_op_rms_norm(lane, step);
-            break;
-        case INGOT_OPCODE_LAYER_NORM:
-            ingot_op_layer_norm(lane, step);
-            break;
-        case INGOT_OPCODE_LINEAR:
-            ingot_op_linear(lane, step);
-            break;
-        case INGOT_OPCODE_ROPE:
-            ingot_op_rope(lane, step);
-            break;
-        case INGOT_OPCODE_ATTENTION:
-            ingot_op_attention(lane, step);
-            break;
-        case INGOT_OPCODE_SELECT_LAST:
-            ingot_op_select_last(lane, step);
-            break;
+        case INGOT_OPCODE_EMBED: ingot_op_embed(lane, step); break;
+        case INGOT_OPCODE_RMS_NORM: ingot_op_rms_norm(lane, step); break;
+        case INGOT_OPCODE_LAYER_NORM: ingot_op_layer_norm(lane, step); break;
+        case INGOT_OPCODE_LINEAR: ingot_op_linear(lane, step); break;
+        case INGOT_OPCODE_ROPE: ingot_op_rope(lane, step); break;
+        case INGOT_OPCODE_ATTENTION: ingot_op_attention(lane, step); break;
+        case INGOT_OPCODE_SELECT_LAST: ingot_op_select_last(lane, step); break;
         default: /* the validator let only known opcodes through; the rest are elementwise */
             ingot_op_elementwise(lane, step);
             break;

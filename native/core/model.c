@@ -119,8 +119,10 @@ ingot_status ingot_tensor_dequantize(const ingot_model *model, uint32_t tensor, 
     }
     bool vector = record->rank == 1;
     uint64_t rows = vector ? 1 : record->shape[0], k = vector ? record->shape[0] : record->shape[1];
-    if (record->rank > 2 || row_begin > row_end || row_end > rows || out == NULL || capacity / k < row_end - row_begin) {
-        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "rows %llu to %llu of tensor %u (%llu x %llu) do not fit %llu floats",
+    if (record->rank > 2 || row_begin > row_end || row_end > rows || out == NULL ||
+        capacity / k < row_end - row_begin) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
+                          "rows %llu to %llu of tensor %u (%llu x %llu) do not fit %llu floats",
                           (unsigned long long)row_begin, (unsigned long long)row_end, tensor, (unsigned long long)rows,
                           (unsigned long long)k, (unsigned long long)capacity);
     }

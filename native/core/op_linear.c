@@ -55,8 +55,13 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     const ingot_model *model = session->model;
     const uint32_t k = session->places[step->inputs[0]].width, wide = model->widest_k;
     const bool pads = step->reads_float && k % 32 != 0;
-    linear_input input = {session->a, session->a_scale, session->a_sum, ingot_row(session, step->inputs[0], 0), wide,
-                          wide / 32, session->places[step->inputs[0]].stride};
+    linear_input input = {session->a,
+                          session->a_scale,
+                          session->a_sum,
+                          ingot_row(session, step->inputs[0], 0),
+                          wide,
+                          wide / 32,
+                          session->places[step->inputs[0]].stride};
     if (pads) {
         input.x = session->padded;
         input.x_stride = model->padded_float_k;
@@ -104,8 +109,8 @@ static void finish_plain(const ingot_session *session, const ingot_step *step, c
 /* Pairs of tiles: gate, up. */
 static void finish_gated(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
                          const float *accumulators, size_t stride, uint32_t m, uint32_t tile_begin, uint32_t tile_end) {
-    ingot_activation_kind kind = step->epilogue == INGOT_EPILOGUE_SILU_GATE ? INGOT_ACTIVATION_KIND_SILU
-                                                                            : INGOT_ACTIVATION_KIND_GELU_TANH;
+    ingot_activation_kind kind =
+        step->epilogue == INGOT_EPILOGUE_SILU_GATE ? INGOT_ACTIVATION_KIND_SILU : INGOT_ACTIVATION_KIND_GELU_TANH;
     const uint32_t width = session->places[part->output].width;
     for (uint32_t row = 0; row < m; row++) {
         for (uint32_t tile = tile_begin; tile < tile_end; tile += 2) {

@@ -53,7 +53,8 @@ void ingot_op_rms_norm(ingot_lane *lane, const ingot_step *step) {
     for_each_row(lane, step, rms_norm_row);
 }
 
-static void layer_norm_slice(const float *x, const float *weight, const float *bias, uint32_t n, float epsilon, float *y) {
+static void layer_norm_slice(const float *x, const float *weight, const float *bias, uint32_t n, float epsilon,
+                             float *y) {
     float sum = 0.0f, squares = 0.0f;
     for (uint32_t i = 0; i < n; i++) {
         sum += x[i];

@@ -46,7 +46,8 @@ static void carve_arenas(ingot_session *session, carver *state) {
             continue;
         }
         bool few = record->rows == INGOT_ROWS_SELECTED;
-        uint8_t *start = few ? selected + record->offset * session->logits_rows : tokens + record->offset * session->chunk;
+        uint8_t *start =
+            few ? selected + record->offset * session->logits_rows : tokens + record->offset * session->chunk;
         session->places[id] = (ingot_activation_place){(float *)(void *)start, (uint32_t)(record->size / sizeof(float)),
                                                        (uint32_t)record->shape[1], few};
     }
@@ -96,8 +97,9 @@ static ingot_status read_config(ingot_session *session, const ingot_session_conf
                           session->context, session->chunk, plan->context, plan->chunk);
     }
     if (config->threads > INGOT_MAX_THREADS || session->logits_rows > session->chunk || config->reserved != 0) {
-        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "threads %u (at most %d), logits rows %u (at most the chunk, %u)",
-                          config->threads, INGOT_MAX_THREADS, session->logits_rows, session->chunk);
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
+                          "threads %u (at most %d), logits rows %u (at most the chunk, %u)", config->threads,
+                          INGOT_MAX_THREADS, session->logits_rows, session->chunk);
     }
     session->threads = session->threads > INGOT_MAX_THREADS ? INGOT_MAX_THREADS : session->threads;
     session->capacity = round_up(session->context, INGOT_ATTENTION_BLOCK);
@@ -116,8 +118,10 @@ static ingot_status check_limit(const ingot_session *session, uint64_t limit) {
     uint64_t fits = fixed >= limit || block == 0 ? 0 : (limit - fixed) / block * INGOT_ATTENTION_BLOCK;
     double needed = (double)info->total_bytes / 1e9, given = (double)limit / 1e9;
     if (fits == 0) {
-        return ingot_fail(INGOT_ERROR_MEMORY_LIMIT, "context %u needs %.3f GB, the limit is %.3f GB; no context fits: "
-                          "weights and buffers alone take %.3f GB", session->context, needed, given, (double)fixed / 1e9);
+        return ingot_fail(INGOT_ERROR_MEMORY_LIMIT,
+                          "context %u needs %.3f GB, the limit is %.3f GB; no context fits: "
+                          "weights and buffers alone take %.3f GB",
+                          session->context, needed, given, (double)fixed / 1e9);
     }
     return ingot_fail(INGOT_ERROR_MEMORY_LIMIT, "context %u needs %.3f GB, the limit is %.3f GB; context %llu fits",
                       session->context, needed, given, (unsigned long long)fits);
@@ -131,9 +135,8 @@ static ingot_status allocate(ingot_session *session, uint64_t limit) {
     if (session->places == NULL || session->keys == NULL || session->values == NULL) {
         return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for a session");
     }
-    session->info = (ingot_memory_info){.struct_size = sizeof(ingot_memory_info),
-                                        .threads = session->threads,
-                                        .weights_bytes = file->weights_size};
+    session->info = (ingot_memory_info){
+        .struct_size = sizeof(ingot_memory_info), .threads = session->threads, .weights_bytes = file->weights_size};
     carver measure = {0};
     carve_all(session, &measure);
     ingot_status status = check_limit(session, limit);

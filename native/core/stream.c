@@ -53,7 +53,8 @@ static void stream_run(void *argument, uint32_t thread) {
 
 ingot_status ingot_session_stream(ingot_session *session, uint32_t pattern, double *gigabytes_per_second) {
     if (pattern >= PATTERNS || gigabytes_per_second == NULL) {
-        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "stream pattern %u: 0 plain, 1 prefetched, 2 non-temporal", pattern);
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "stream pattern %u: 0 plain, 1 prefetched, 2 non-temporal",
+                          pattern);
     }
     ingot_status status = ingot_session_enter(session);
     if (status != INGOT_OK) {

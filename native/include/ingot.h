@@ -172,8 +172,8 @@ ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *in
 ingot_status ingot_model_tensor_info(const ingot_model *model, uint32_t tensor, ingot_tensor_info *info);
 /** Writes rows [row_begin, row_end) of a weight or constant as float32 (rows, k) into out.
  * @param capacity floats that out holds. */
-ingot_status ingot_tensor_dequantize(const ingot_model *model, uint32_t tensor, uint64_t row_begin,
-                                     uint64_t row_end, float *out, uint64_t capacity);
+ingot_status ingot_tensor_dequantize(const ingot_model *model, uint32_t tensor, uint64_t row_begin, uint64_t row_end,
+                                     float *out, uint64_t capacity);
 /** Gigabytes per second of reading the mapped weights once with this many threads;
  * pattern 0 plain, 1 prefetched, 2 non-temporal. For `ingot bench`. */
 ingot_status ingot_session_stream(ingot_session *session, uint32_t pattern, double *gigabytes_per_second);

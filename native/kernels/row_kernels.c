@@ -3,11 +3,9 @@
 
 #include "ingot.h"
 
-#define ROW_SET(bit, name)                                                            \
-    {                                                                                 \
-        bit, ingot_attention_f16_f32__##name, ingot_quantize_f32_a8__##name,          \
-            ingot_rms_norm_f32_f32__##name, ingot_gate_f32_f32__##name                \
-    }
+#define ROW_SET(bit, name)                                                                                \
+    {bit, ingot_attention_f16_f32__##name, ingot_quantize_f32_a8__##name, ingot_rms_norm_f32_f32__##name, \
+     ingot_gate_f32_f32__##name}
 
 /* Best first; the reference is the last, so that a search always ends. */
 static const ingot_row_kernels SETS[] = {

@@ -21,10 +21,10 @@ ingot_row_kernels ingot_row_kernels_select(void);
 /** The set of one ISA level; isa is 0 in the result if this build or the mask has none. */
 ingot_row_kernels ingot_row_kernels_of(uint32_t isa);
 
-#define INGOT_ROW_KERNELS_DECLARE(name)                                                                        \
-    void ingot_attention_f16_f32__##name(const ingot_attention_args *args);                                    \
-    void ingot_quantize_f32_a8__##name(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale, \
-                                       int32_t *a_sum);                                                        \
+#define INGOT_ROW_KERNELS_DECLARE(name)                                                                            \
+    void ingot_attention_f16_f32__##name(const ingot_attention_args *args);                                        \
+    void ingot_quantize_f32_a8__##name(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale,   \
+                                       int32_t *a_sum);                                                            \
     void ingot_rms_norm_f32_f32__##name(const float *x, const float *weight, uint32_t n, float epsilon, float *y); \
     void ingot_gate_f32_f32__##name(ingot_activation_kind kind, const float *gate, const float *up, float *y);
 

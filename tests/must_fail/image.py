@@ -63,13 +63,13 @@ class Image:
     def part(self, kind: int) -> Part:
         return next(part for part in self.parts if part.kind == kind)
 
-    def edit(self, kind: int, offset: int, record: type[Any], **fields: Any) -> None:
+    def edit(self, kind: int, offset: int, record: type[Any], /, **fields: Any) -> None:
         """Replace fields of the record at a byte offset of a section."""
         data = self.part(kind).data
         raw = replace(record.unpack(data, offset), **fields).pack()
         data[offset : offset + len(raw)] = raw
 
-    def head(self, kind: int, **fields: Any) -> None:
+    def head(self, kind: int, /, **fields: Any) -> None:
         """Replace fields of the header of a section."""
         heads: dict[int, type[Any]] = {
             Section.TENSORS: TensorsHeader,
@@ -79,7 +79,7 @@ class Image:
         }
         self.edit(kind, 0, heads[kind], **fields)
 
-    def tensor(self, name: str, **fields: Any) -> None:
+    def tensor(self, name: str, /, **fields: Any) -> None:
         at = TensorsHeader.SIZE + TensorRecord.SIZE * self.names.index(name)
         self.edit(Section.TENSORS, at, TensorRecord, **fields)
 
@@ -98,7 +98,7 @@ class Image:
         operands = instructions + Instruction.SIZE * p.instruction_count
         return instructions, operands, operands + (4 * p.operand_count + 7) // 8 * 8
 
-    def entry(self, index: int, **fields: Any) -> None:
+    def entry(self, index: int, /, **fields: Any) -> None:
         at = ProgramHeader.SIZE + EntryRecord.SIZE * index
         self.edit(Section.PROGRAM, at, EntryRecord, **fields)
 
@@ -111,7 +111,7 @@ class Image:
         at = self._starts()[0] + Instruction.SIZE * index
         return Instruction.unpack(self.part(Section.PROGRAM).data, at)
 
-    def instruction(self, index: int, **fields: Any) -> None:
+    def instruction(self, index: int, /, **fields: Any) -> None:
         at = self._starts()[0] + Instruction.SIZE * index
         self.edit(Section.PROGRAM, at, Instruction, **fields)
 
@@ -122,14 +122,14 @@ class Image:
         at = self._starts()[1] + 4 * (first + position)
         struct.pack_into("<I", self.part(Section.PROGRAM).data, at, number)
 
-    def parameters(self, index: int, **fields: Any) -> None:
+    def parameters(self, index: int, /, **fields: Any) -> None:
         item = self.instruction_at(index)
         kind = OPS[item.opcode].parameters
         assert kind is not None
         at = self._starts()[2] + item.parameters_offset
         self.edit(Section.PROGRAM, at, kind, **fields)
 
-    def required(self, index: int, **fields: Any) -> None:
+    def required(self, index: int, /, **fields: Any) -> None:
         at = RequiredHeader.SIZE + RequiredRecord.SIZE * index
         self.edit(Section.REQUIRED, at, RequiredRecord, **fields)
 

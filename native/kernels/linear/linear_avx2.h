@@ -104,8 +104,7 @@ LINEAR_INLINE void half_panel(const ingot_linear_args *args, uint32_t tile, uint
     const __m256i codebook = load_codebook(args, format);
     __m256 acc[2][6];
     UNROLL for (int i = 0; i < halves; i++) {
-        UNROLL for (int j = 0; j < tokens; j++)
-            acc[i][j] = _mm256_setzero_ps();
+        UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = _mm256_setzero_ps(); }
     }
     for (uint32_t b = 0; b < args->k / LINEAR_BLOCK; b++) {
         const linear_block block = find_block(args, weights, b, format);
@@ -116,8 +115,7 @@ LINEAR_INLINE void half_panel(const ingot_linear_args *args, uint32_t tile, uint
         if (halves == 2) prefetch_block(block, format);
         UNROLL for (int i = 0; i < halves; i++) {
             scale[i] = load_scale(block.scales, first + i, format);
-            UNROLL for (int j = 0; j < tokens; j++)
-                dot[i][j] = _mm256_setzero_si256();
+            UNROLL for (int j = 0; j < tokens; j++) { dot[i][j] = _mm256_setzero_si256(); }
         }
         UNROLL for (int step = 0; step < 4; step++) {
             UNROLL for (int i = 0; i < halves; i++) {

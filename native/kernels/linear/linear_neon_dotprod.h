@@ -22,8 +22,7 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
     const int8x16_t table = load_codebook(args, format);
     float32x4_t acc[4][8];
     UNROLL for (int i = 0; i < quarters; i++) {
-        UNROLL for (int j = 0; j < tokens; j++)
-            acc[i][j] = vdupq_n_f32(0.0f);
+        UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = vdupq_n_f32(0.0f); }
     }
     for (uint32_t b = 0; b < args->k / LINEAR_BLOCK; b++) {
         const linear_block block = find_block(args, weights, b, format);
@@ -39,14 +38,14 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
         }
         UNROLL for (int half = 0; half < 2; half++) {
             int8x16_t quads[8];
-            UNROLL for (int j = 0; j < tokens; j++)
-                quads[j] = vld1q_s8(a + (size_t)j * a_stride + 16 * half);
+            UNROLL for (int j = 0; j < tokens; j++) { quads[j] = vld1q_s8(a + (size_t)j * a_stride + 16 * half); }
             UNROLL for (int step = 2 * half; step < 2 * half + 2; step++) {
                 UNROLL for (int i = 0; i < quarters; i++) {
                     int8x16_t low, high;
                     load_step(block.codes, step, first + i, format, table, &low, &high);
-                    UNROLL for (int j = 0; j < tokens; j++)
+                    UNROLL for (int j = 0; j < tokens; j++) {
                         dot[i][j] = dot_step(dot[i][j], low, high, quads[j], step);
+                    }
                 }
             }
         }

@@ -51,8 +51,7 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
     const int8x16_t table = load_codebook(args, format);
     float32x4_t acc[4][4];
     UNROLL for (int i = 0; i < quarters; i++) {
-        UNROLL for (int j = 0; j < tokens; j++)
-            acc[i][j] = vdupq_n_f32(0.0f);
+        UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = vdupq_n_f32(0.0f); }
     }
     for (uint32_t b = 0; b < args->k / LINEAR_BLOCK; b++) {
         const linear_block block = find_block(args, weights, b, format);

@@ -16,9 +16,9 @@
 typedef float32x4x4_t v16;
 
 #define V16_MAP1(f, x) ((v16){{f((x).val[0]), f((x).val[1]), f((x).val[2]), f((x).val[3])}})
-#define V16_MAP2(f, x, y)                                                                              \
-    ((v16){{f((x).val[0], (y).val[0]), f((x).val[1], (y).val[1]), f((x).val[2], (y).val[2]), \
-            f((x).val[3], (y).val[3])}})
+#define V16_MAP2(f, x, y) \
+    ((v16){               \
+        {f((x).val[0], (y).val[0]), f((x).val[1], (y).val[1]), f((x).val[2], (y).val[2]), f((x).val[3], (y).val[3])}})
 
 static inline v16 v16_set(float x) {
     float32x4_t v = vdupq_n_f32(x);
@@ -33,9 +33,7 @@ static inline void v16_store(float *p, v16 x) {
         vst1q_f32(p + 4 * i, x.val[i]);
     }
 }
-static inline float32x4_t load_half4(const uint16_t *p) {
-    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
-}
+static inline float32x4_t load_half4(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 static inline v16 v16_load_half(const uint16_t *p) {
     return (v16){{load_half4(p), load_half4(p + 4), load_half4(p + 8), load_half4(p + 12)}};
 }

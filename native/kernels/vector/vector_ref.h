@@ -16,11 +16,11 @@ typedef struct v16 {
     float lane[16];
 } v16;
 
-#define V16_LANES(expression)       \
-    v16 y;                          \
-    for (int i = 0; i < 16; i++) {  \
-        y.lane[i] = (expression);   \
-    }                               \
+#define V16_LANES(expression)      \
+    v16 y;                         \
+    for (int i = 0; i < 16; i++) { \
+        y.lane[i] = (expression);  \
+    }                              \
     return y
 
 static inline v16 v16_set(float x) { V16_LANES(x); }

@@ -14,16 +14,16 @@ LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint3
     const uint8_t *weights = args->weights + tile * args->tile_bytes;
     __m256 acc[4][8];
     UNROLL for (int i = 0; i < halves; i++) {
-        UNROLL for (int j = 0; j < tokens; j++)
-            acc[i][j] = _mm256_setzero_ps();
+        UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = _mm256_setzero_ps(); }
     }
     for (uint32_t c = 0; c < args->k / 2; c++) {
         const float *x = args->x + token * args->x_stride + (size_t)2 * c;
-        if (first == 0) prefetch_lines(weights + (size_t)LINEAR_CHUNK * c, 1);
-        if (halves == 4) prefetch_lines(weights + args->tile_bytes + (size_t)LINEAR_CHUNK * c, 1);
+        const uint8_t *chunks = weights + (size_t)LINEAR_CHUNK * c;
+        if (first == 0) prefetch_lines(chunks, halves == 4 ? LINEAR_PREFETCH / 2 : LINEAR_PREFETCH, 1);
+        if (halves == 4) prefetch_lines(chunks + args->tile_bytes, LINEAR_PREFETCH / 2, 1);
         UNROLL for (int i = 0; i < halves; i++) { /* halves 2 and 3 are those of the next tile */
             const int half = first + i;
-            const uint8_t *chunk = weights + (size_t)(half / 2) * args->tile_bytes + (size_t)LINEAR_CHUNK * c;
+            const uint8_t *chunk = chunks + (size_t)(half / 2) * args->tile_bytes;
             const __m256i split = split_pairs(load_half_chunk(chunk + 32 * (half % 2)));
             const __m256 even = _mm256_cvtph_ps(_mm256_castsi256_si128(split));
             const __m256 odd = _mm256_cvtph_ps(_mm256_extracti128_si256(split, 1));

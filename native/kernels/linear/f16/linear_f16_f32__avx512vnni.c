@@ -14,14 +14,13 @@ LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint3
     const __m512i order = split_order();
     __m512 acc[2][12];
     UNROLL for (int i = 0; i < tiles; i++) {
-        UNROLL for (int j = 0; j < tokens; j++)
-            acc[i][j] = _mm512_setzero_ps();
+        UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = _mm512_setzero_ps(); }
     }
     for (uint32_t c = 0; c < args->k / 2; c++) {
         const float *x = args->x + token * args->x_stride + (size_t)2 * c;
         UNROLL for (int i = 0; i < tiles; i++) {
             const uint8_t *chunk = weights + (size_t)i * args->tile_bytes + (size_t)LINEAR_CHUNK * c;
-            if (tokens < 12) prefetch_lines(chunk, 1);
+            if (tokens < 12) prefetch_lines(chunk, LINEAR_PREFETCH / tiles, 1);
             const __m512i split = _mm512_permutexvar_epi16(order, load_chunk(chunk));
             const __m512 even = _mm512_cvtph_ps(_mm512_castsi512_si256(split));
             const __m512 odd = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(split, 1));

@@ -14,23 +14,19 @@ LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint3
     const uint8_t *weights = args->weights + tile * args->tile_bytes;
     float32x4_t acc[4][4];
     UNROLL for (int i = 0; i < 4; i++) {
-        UNROLL for (int j = 0; j < tokens; j++)
-            acc[i][j] = vdupq_n_f32(0.0f);
+        UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = vdupq_n_f32(0.0f); }
     }
     for (uint32_t c = 0; c < args->k / 2; c++) {
         const uint8_t *chunk = weights + (size_t)LINEAR_CHUNK * c;
         const float *x = args->x + token * args->x_stride + (size_t)2 * c;
-        prefetch_lines(chunk, 1);
+        prefetch_lines(chunk, LINEAR_PREFETCH, 1);
         float32x2_t pair[4];
-        UNROLL for (int j = 0; j < tokens; j++)
-            pair[j] = vld1_f32(x + (size_t)j * args->x_stride);
+        UNROLL for (int j = 0; j < tokens; j++) { pair[j] = vld1_f32(x + (size_t)j * args->x_stride); }
         UNROLL for (int i = 0; i < 4; i++) {
             float32x4_t even, odd;
             load_pairs(chunk, i, &even, &odd);
-            UNROLL for (int j = 0; j < tokens; j++)
-                acc[i][j] = vfmaq_lane_f32(acc[i][j], even, pair[j], 0);
-            UNROLL for (int j = 0; j < tokens; j++)
-                acc[i][j] = vfmaq_lane_f32(acc[i][j], odd, pair[j], 1);
+            UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = vfmaq_lane_f32(acc[i][j], even, pair[j], 0); }
+            UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = vfmaq_lane_f32(acc[i][j], odd, pair[j], 1); }
         }
     }
     UNROLL for (int i = 0; i < 4; i++) {
