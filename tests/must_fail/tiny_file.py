@@ -232,9 +232,12 @@ def required_of(b: Builder) -> list[RequiredRecord]:
     return list(found)
 
 
-def contents() -> Contents:
-    """Return the contents of the tiny file; the weights are noise with a fixed seed."""
-    b = build()
+def contents(program: Builder | None = None) -> Contents:
+    """Return the contents of the tiny file, or of another program, whose last tensor is its output.
+
+    The weights are noise with a fixed seed.
+    """
+    b = program or build()
     noise = random.Random(7)
     stored = [t for t in b.tensors if t.role in (Role.WEIGHT, Role.CONSTANT)]
     weights = [(t.offset, noise.randbytes(t.size)) for t in stored]

@@ -19,6 +19,13 @@ LINEAR_INLINE int8x16_t load_codebook(const ingot_linear_args *args, linear_form
     return format == LINEAR_C4 ? vld1q_s8(args->codebook) : vdupq_n_s8(8);
 }
 
+/* A block from the rows of quarter `first` on, so that what follows are constant offsets. */
+LINEAR_INLINE linear_block find_quarter(const ingot_linear_args *args, const uint8_t *tile, uint32_t block, int first,
+                                        linear_format format) {
+    const linear_block whole = find_block(args, tile, block, format);
+    return (linear_block){whole.scales + (format == LINEAR_C4 ? 4 : 8) * first, whole.codes + 16 * first};
+}
+
 /* Signed weights of 4 rows x 8 k: quad k..k+3 in low, k+4..k+7 in high. `table` is the codebook, or 8 for q4. */
 LINEAR_INLINE void load_step(const uint8_t *codes, int step, int rows, linear_format format, int8x16_t table,
                              int8x16_t *low, int8x16_t *high) {
