@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The board's file system: Debian's arm64 Python unpacked without root, and aarch64 wheels."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+from targets.lab.process import LabError, run
+
+__all__ = ["pinned", "prepare_root", "prepare_site", "python_of"]
+
+PACKAGES = ["python3-minimal", "libpython3-stdlib", "libstdc++6", "coreutils", "dash"]
+WHEELS = ["numpy", "cffi", "pycparser", "tokenizers", "jinja2", "markupsafe"]
+PLATFORMS = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in (17, 27, 28, 31, 34))]
+SOURCES = [
+    Path("/etc/apt/sources.list.d/debian.sources"),
+    Path("/etc/apt/sources.list"),
+]
+
+
+def prepare_root(folder: Path) -> Path:
+    """Unpack the arm64 packages below folder and return the root; a finished one is kept.
+
+    Raises: LabError if this machine has no apt or cannot download.
+    Cost: about ten seconds and 75 MB, once.
+    """
+    root = folder / "root"
+    if (folder / "root.done").exists():
+        return root
+    state = folder / "apt"
+    for path in (root, state):
+        shutil.rmtree(path, ignore_errors=True)
+    options = _apt_options(state)
+    run(["apt-get", *options, "update"])
+    run(["apt-get", *options, "--yes", "--download-only", "install", *PACKAGES])
+    root.mkdir(parents=True)
+    for package in sorted((state / "cache" / "archives").glob("*.deb")):
+        run(["dpkg", "-x", str(package), str(root)])
+    shutil.rmtree(state)
+    python_of(root)
+    (folder / "root.done").touch()
+    return root
+
+
+def _apt_options(state: Path) -> list[str]:
+    """Return the options of an apt whose whole state is in a folder of ours, for arm64."""
+    for part in ("lists/partial", "cache/archives/partial", "dpkg"):
+        (state / part).mkdir(parents=True)
+    (state / "dpkg" / "status").touch()
+    sources = next((path for path in SOURCES if path.exists()), None)
+    if sources is None:
+        raise LabError("no list of Debian package sources on this machine")
+    settings = {
+        "Dir::State": state,
+        "Dir::State::lists": state / "lists",
+        "Dir::State::status": state / "dpkg" / "status",
+        "Dir::Cache": state / "cache",
+        "Dir::Etc::sourcelist": sources,
+        "Dir::Etc::sourceparts": "-",
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "APT::Install-Recommends": "false",
+        "APT::Sandbox::User": "root",
+    }
+    return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+
+
+def python_of(root: Path) -> Path:
+    """Return the interpreter of the root.
+
+    Raises: LabError if there is none.
+    """
+    found = sorted((root / "usr" / "bin").glob("python3.[0-9]*"))
+    if not found:
+        raise LabError(f"no Python interpreter was unpacked into {root}")
+    return found[0]
+
+
+def prepare_site(folder: Path, constraints: Path) -> Path:
+    """Download the runtime's aarch64 wheels and unpack them; return the site folder.
+
+    Raises: LabError if pip cannot download them.
+    Cost: about ten seconds, once per set of versions.
+    """
+    site = folder / "site"
+    stamp = folder / "site.done"
+    version = python_of(prepare_root(folder)).name.removeprefix("python")
+    wanted = [*pinned(constraints, WHEELS), f"python {version}"]
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == "\n".join(wanted):
+        return site
+    wheels = folder / "wheels"
+    for path in (site, wheels):
+        shutil.rmtree(path, ignore_errors=True)
+    platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_aarch64")]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--python-version", version, "--dest", str(wheels)]
+    run([*command, *platforms, *wanted[:-1]])
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+    shutil.rmtree(wheels)
+    stamp.write_text("\n".join(wanted), encoding="utf-8")
+    return site
+
+
+def pinned(constraints: Path, names: list[str]) -> list[str]:
+    """Return "name==version" for each name, as the constraints file has it.
+
+    Raises: LabError if a name has no version there.
+    """
+    pins: dict[str, str] = {}
+    for line in constraints.read_text(encoding="utf-8").splitlines():
+        pin, _, marker = line.partition(";")
+        name, separator, version = pin.strip().partition("==")
+        # Pins for older interpreters only stand beside the one that we want.
+        if separator and "<" not in marker:
+            pins[name.lower().replace("_", "-")] = version
+    missing = [name for name in names if name not in pins]
+    if missing:
+        raise LabError(f"{constraints.name} does not pin {', '.join(missing)}")
+    return [f"{name}=={pins[name]}" for name in names]

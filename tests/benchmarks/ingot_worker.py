@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ingot through its native eval call, without sampling.
+
+python tests/benchmarks/ingot_worker.py FILE.ingot THREADS [--start]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+from worker_loop import report_start, serve
+
+from ingot import Model
+from ingot._native import native
+
+CONTEXT = 1024
+PATTERNS = 3
+READS = 3
+
+
+class Ingot:
+    """One native session over one file."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        self._native = native()
+        self._model = Model(path)
+        lib, ffi = self._native.lib, self._native.ffi
+        config = self._native.struct("ingot_session_config")
+        config.context = min(CONTEXT, self._model.info.context)
+        config.threads = threads
+        handle = ffi.new("ingot_session **")
+        self._native.check(lib.ingot_session_create(self._model.handle, config, handle))
+        self._session = ffi.gc(handle[0], lib.ingot_session_destroy)
+
+    def reset(self) -> None:
+        self._native.check(self._native.lib.ingot_session_truncate(self._session, 0))
+
+    def feed(self, tokens: list[int]) -> None:
+        array = self._native.ffi.new("int32_t[]", tokens)
+        lib = self._native.lib
+        self._native.check(lib.ingot_session_eval(self._session, array, len(tokens), 1))
+
+    def ceiling(self) -> float:
+        """Return GB/s of reading the weights with the best of the three patterns."""
+        best = 0.0
+        for pattern in range(PATTERNS):
+            rates = [self._read(pattern) for _ in range(READS)]
+            best = max(best, statistics.median(rates))
+        return best
+
+    def _read(self, pattern: int) -> float:
+        rate = self._native.ffi.new("double *")
+        self._native.check(self._native.lib.ingot_session_stream(self._session, pattern, rate))
+        return float(rate[0])
+
+    def bytes_per_token(self) -> int:
+        """Return the weight bytes that one token reads, without padding."""
+        return self._model.info.weight_bytes_per_token
+
+    def tokenizer_seconds(self) -> float:
+        """Return how long the tokenizer alone takes to load."""
+        begin = time.perf_counter()
+        self._model.tokenizer.encode("a")
+        return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    engine = Ingot(sys.argv[1], int(sys.argv[2]))
+    if "--start" in sys.argv:
+        report_start(engine)
+    else:
+        extra = {"ceiling": engine.ceiling, "bytes": engine.bytes_per_token}
+        serve(engine, {**extra, "tokenizer": engine.tokenizer_seconds})

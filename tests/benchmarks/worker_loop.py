@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both workers share: commands as JSON lines on standard input, figures on standard output.
+
+Only the standard library, because the peer's Python has nothing of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Engine(Protocol):
+    """A loaded model that feeds token ids without sampling."""
+
+    def reset(self) -> None:
+        """Forget all positions."""
+
+    def feed(self, tokens: list[int]) -> None:
+        """Feed tokens as one call of the engine; the logits of the last one are computed."""
+
+
+def resident_bytes() -> int:
+    """Return the most memory that this process had resident (Linux)."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmHWM in the process status")
+
+
+def decode_seconds(engine: Engine, tokens: int) -> float:
+    """Return the time of feeding so many single tokens from an empty state."""
+    engine.reset()
+    begin = time.perf_counter()
+    for token in range(tokens):
+        engine.feed([token])
+    return time.perf_counter() - begin
+
+
+def prefill_seconds(engine: Engine, tokens: int) -> float:
+    """Return the time of one prompt from an empty state."""
+    engine.reset()
+    prompt = list(range(tokens))
+    begin = time.perf_counter()
+    engine.feed(prompt)
+    return time.perf_counter() - begin
+
+
+def report_start(engine: Engine) -> None:
+    """Answer a prompt of eight tokens with 32, and tell when the first and the last came.
+
+    The parent gives the time at which it started us; both clocks are the system's.
+    """
+    begin = float(os.environ["INGOT_BENCHMARK_BEGIN"])
+    engine.feed(list(range(8)))
+    first = time.time() - begin
+    for token in range(31):
+        engine.feed([token])
+    seconds = time.time() - begin
+    answer = {"first_s": first, "seconds": seconds, "resident_bytes": resident_bytes()}
+    print(json.dumps(answer), flush=True)
+
+
+def serve(engine: Engine, extra: dict[str, Callable[[], Any]]) -> None:
+    """Answer commands until standard input ends."""
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        name, _, count = line.strip().partition(" ")
+        if name == "decode":
+            answer: Any = decode_seconds(engine, int(count))
+        elif name == "prefill":
+            answer = prefill_seconds(engine, int(count))
+        elif name == "resident":
+            answer = resident_bytes()
+        else:
+            answer = extra[name]()
+        print(json.dumps(answer), flush=True)

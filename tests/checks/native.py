@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the C side: headers alone, sanitizers, fuzzing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.checks.command import ROOT, StepError, build_native, run, tool
+from tests.checks.package import model_file
+from tests.project.tree import files
+
+WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Werror"]
+INCLUDES = [f"-I{ROOT / 'native'}", f"-I{ROOT / 'native' / 'include'}"]
+FUZZ_SECONDS = 300
+
+
+def headers() -> None:
+    """Each public header compiles alone, as C11 and as C++17."""
+    public = [path for path in files(".h") if path.parts[:2] == ("native", "include")]
+    if not public:
+        raise StepError("no public header was found")
+    for header in public:
+        for language, standard, compiler in (("c", "c11", "gcc"), ("c++", "c++17", "g++")):
+            options = ["-fsyntax-only", "-pedantic", f"-std={standard}", "-x", language]
+            run([tool(compiler), *options, *WARNINGS, *INCLUDES, header])
+
+
+def android_syntax() -> None:
+    """The C sources are valid for Android's triple; there is no NDK to link with."""
+    clang = shutil.which("clang-19") or shutil.which("clang")
+    root = ROOT / "build" / "lab" / "root"
+    if clang is None:
+        raise StepError("clang-19 is not installed")
+    sysroot = Path("/usr/aarch64-linux-gnu/include")
+    if not sysroot.is_dir():
+        raise StepError(f"{sysroot} is not there (libc6-dev-arm64-cross); root {root}")
+    sources = [path for path in files(".c") if path.parts[0] == "native"]
+    kept = [path for path in sources if not _is_x86(path)]
+    for path in kept:
+        march = ["-march=armv8.2-a+dotprod"] if path.stem.endswith("__neon_dotprod") else []
+        options = ["--target=aarch64-linux-android28", "-fsyntax-only", "-std=gnu11"]
+        run([clang, *options, *march, "-isystem", str(sysroot), *INCLUDES, path])
+
+
+def _is_x86(path: Path) -> bool:
+    return "__avx" in path.stem or path.stem.endswith("_avx2") or path.stem.endswith("_avx512")
+
+
+def address_sanitizer() -> None:
+    """Kernels, sessions, and the reader on files that must fail, under ASan and UBSan."""
+    settings = ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DINGOT_BUILD_TESTS=ON"]
+    build = build_native("asan", [*settings, "-DINGOT_SANITIZE=address,undefined"])
+    # The harness catches the faults of guard pages itself.
+    run([build / "kernel_harness", "--quick"], {"ASAN_OPTIONS": "allow_user_segv_handler=1"})
+    run([build / "session_driver", model_file()])
+    _refuse_corpus(build / "validate_driver")
+
+
+def _refuse_corpus(driver: Path) -> None:
+    """Make the files that must fail and compare the rule that the native reader names."""
+    folder = ROOT / "build" / "check" / "corpus"
+    run([sys.executable, "-m", "tests.must_fail.make_corpus", folder])
+    lines = (folder / "corpus.tsv").read_text(encoding="utf-8").splitlines()
+    expected = [line.split("\t")[:2] for line in lines]
+    names = "".join(f"{folder / name}\n" for name, _ in expected)
+    done = subprocess.run(
+        [str(driver)], input=names, capture_output=True, text=True, errors="replace", check=False
+    )
+    if done.returncode != 0:
+        raise StepError(f"{driver.name}: exit status {done.returncode}\n{done.stderr[-6000:]}")
+    found = [line.split(" ")[0] for line in done.stdout.splitlines()]
+    wrong = [
+        f"{name}: rule {rule} expected, found {other}"
+        for (name, rule), other in zip(expected, found, strict=True)
+        if rule != other
+    ]
+    if wrong:
+        raise StepError("\n".join(wrong))
+    print(f"{len(found)} files, each refused for its own reason")
+
+
+def thread_sanitizer() -> None:
+    """Sessions with several threads, and several at once, under TSan."""
+    settings = ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DINGOT_BUILD_TESTS=ON"]
+    build = build_native("tsan", [*settings, "-DINGOT_SANITIZE=thread"])
+    run([build / "session_driver", model_file()], {"TSAN_OPTIONS": "halt_on_error=1"})
+
+
+def fuzz() -> None:
+    """Five minutes of libFuzzer on the native reader."""
+    script = ROOT / "tests" / "fuzz" / "run_fuzz.py"
+    run([sys.executable, script, "--seconds", str(FUZZ_SECONDS)])
