@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from ingot.errors import InvalidArgumentError, StorageError
 from ingot_compressor import evaluate as module
@@ -31,6 +35,15 @@ from ingot_compressor.recipe import Gate
 from ingot_compressor.texts import Text, read_text
 
 GATE = Gate(mean_kl=0.08, p99_kl=0.8, confidence=0.95, least_windows=8)
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Keep torch to one thread: on a busy machine its threads slow each other down many times."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def logits(m: int, v: int, seed: int) -> np.ndarray:
@@ -152,9 +165,9 @@ def spread(mean: float, windows: int, deviation: float = 0.2, seed: int = 0) -> 
 @pytest.mark.parametrize(
     ("mean", "windows", "verdict", "words"),
     [
-        (0.02, 16, Verdict.PASS, "mean_kl 0.0200 .* is within the limit 0.08; p99_kl"),
-        (0.3, 16, Verdict.FAIL, "mean_kl 0.3.* is above the limit 0.08"),
-        (0.08, 16, Verdict.INCONCLUSIVE, "mean_kl 0.08.* is too close to the limit 0.08"),
+        (0.02, 16, Verdict.PASS, r"mean_kl 0\.0[12]\d+ .* is within the limit 0\.08; p99_kl"),
+        (0.3, 16, Verdict.FAIL, r"mean_kl 0\.[23]\d+ .* is above the limit 0\.08"),
+        (0.08, 16, Verdict.INCONCLUSIVE, r"mean_kl 0\.0[78]\d+ .* is too close to the limit 0\.08"),
         (0.02, 7, Verdict.INCONCLUSIVE, "7 windows were measured, the gate needs 8"),
         (0.3, 7, Verdict.INCONCLUSIVE, "give more evaluation text"),
     ],
@@ -162,7 +175,7 @@ def spread(mean: float, windows: int, deviation: float = 0.2, seed: int = 0) -> 
 def test_verdicts(mean: float, windows: int, verdict: Verdict, words: str) -> None:
     found = judge(GATE, scores_of(spread(mean, windows)))
     assert found.verdict is verdict
-    assert pytest.importorskip("re").search(words, found.reason), found.reason
+    assert re.search(words, found.reason), found.reason
     for limit in found.limits:
         assert limit.low <= limit.measured <= limit.high
 
@@ -205,8 +218,6 @@ def test_texts_are_read_and_hashed(tmp_path: Path) -> None:
     plain.write_text("Grüße", encoding="utf-8")
     text = read_text(plain)
     assert text == Text("a.txt", "Grüße")
-    import hashlib
-
     assert text.sha256 == hashlib.sha256("Grüße".encode()).hexdigest()
     lines.write_text('{"text": "one"}\n\n{"text": "two", "id": 1}\n', encoding="utf-8")
     assert read_text(lines).content == "one\n\ntwo"
@@ -230,17 +241,23 @@ def test_bad_texts_are_named(tmp_path: Path, name: str, data: bytes, message: st
         read_text(tmp_path / "absent.txt")
 
 
-def test_reference_perplexity_of_lantern_is_that_of_its_card(
-    repo_root: Path, shared_dir: Path
-) -> None:
-    """The card was computed elsewhere: a wrong importer cannot certify itself."""
-    from tokenizers import Tokenizer
+# of the first 8192 tokens, computed with transformers 5 in float32
+LANTERN_BEGINNING = 46.299660
 
+
+@pytest.mark.parametrize(
+    "tokens", [8192, pytest.param(65536, marks=pytest.mark.slow)], ids=["beginning", "all"]
+)
+def test_reference_perplexity_of_lantern_is_that_of_its_card(
+    repo_root: Path, shared_dir: Path, tokens: int
+) -> None:
+    """The figures were computed elsewhere: a wrong importer cannot certify itself."""
     folder = repo_root / "examples" / "models" / "lantern"
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    whole = card["perplexity"]["books_validation.txt"]
     text = (shared_dir / "data" / "books_validation.txt").read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    ids = tokenizer.encode(text, add_special_tokens=False).ids[:65536]
+    ids = tokenizer.encode(text, add_special_tokens=False).ids[:tokens]
     program, store = fuse(import_checkpoint(folder).program), TensorStore()
     losses = []
     with torch.inference_mode():
@@ -251,4 +268,5 @@ def test_reference_perplexity_of_lantern_is_that_of_its_card(
             )
             losses.append(loss.double())
     perplexity = math.exp(float(torch.cat(losses).mean()))
-    assert perplexity == pytest.approx(card["perplexity"]["books_validation.txt"], rel=0.005)
+    expected, tolerance = (LANTERN_BEGINNING, 1e-4) if tokens == 8192 else (whole, 0.005)
+    assert perplexity == pytest.approx(expected, rel=tolerance)

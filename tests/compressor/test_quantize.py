@@ -242,9 +242,7 @@ BALANCED = Path(__file__).parents[2] / "compressor/ingot_compressor/recipes/bala
         ("[gate]", "[gate", "not valid TOML"),
     ],
 )
-def test_mistakes_in_a_recipe_are_named(
-    tmp_path: Path, old: str, new: str, message: str
-) -> None:
+def test_mistakes_in_a_recipe_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = BALANCED.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "r.toml"

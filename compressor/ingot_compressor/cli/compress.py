@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ingot compress`: a checkpoint becomes an ingot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ingot.cli.arguments import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from ingot_compressor.compress import CompressReport
+    from ingot_compressor.job import CompressOptions
+
+__all__ = ["add_parser", "run"]
+
+_EPILOG = """examples:
+  ingot compress ./SmolLM2-135M --out smol.ingot
+  ingot compress ./SmolLM2-135M --out smol.ingot --target rpi5 --calibration my_domain.txt
+  ingot compress ./SmolLM2-135M --out smol.ingot --bpw 5 --head-format q8 --json
+  ingot compress ./SmolLM2-135M --out quick.ingot --preset draft
+
+The result is measured against the checkpoint before it is written; one that fails the recipe's
+limits is refused. Texts are UTF-8 .txt, or .jsonl with "text" in each line. --json prints one
+object."""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the parser."""
+    parser = add_command(subparsers, "compress", "make an ingot from a checkpoint", _EPILOG)
+    parser.add_argument("source", metavar="SRC", type=Path, help="a Hugging Face folder")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="file to write")
+    parser.add_argument(
+        "--target", default="host", metavar="NAME", help="device profile (default host)"
+    )
+    parser.add_argument(
+        "--preset",
+        default="balanced",
+        metavar="NAME",
+        help="draft, balanced (default), or a recipe.toml; quality and tiny are not built yet",
+    )
+    _add_formats(parser)
+    _add_texts(parser)
+    parser.add_argument("--context", type=int, metavar="N", help="positions of the plan")
+    parser.add_argument("--chunk", type=int, metavar="N", help="most tokens of one prefill pass")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: every CPU")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write a page with each weight's error"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("formats (default: the target's)")
+    group.add_argument(
+        "--format", metavar="NAME", help="linear layers without the head: f16, q8, q4 or c4"
+    )
+    group.add_argument("--head-format", metavar="NAME", help="head and embedding")
+    group.add_argument(
+        "--bpw",
+        type=float,
+        metavar="X",
+        help="most stored bits per weight of the linear layers without the head: a measured mix",
+    )
+    group.add_argument("--group", type=int, metavar="G", help="k per scale of q4: 32, 64 or 128")
+
+
+def _add_texts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("texts and certificate")
+    group.add_argument("--calibration", metavar="TEXT", type=Path, help="text to calibrate on")
+    group.add_argument("--evaluate", metavar="TEXT", type=Path, help="text to measure on")
+    group.add_argument("--no-certificate", action="store_true", help="measure nothing: a draft")
+    group.add_argument(
+        "--allow-failing", action="store_true", help="write the file even if it fails its gate"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    # on a busy machine threads of torch that spin while they wait slow each other down many times
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # imported here: torch takes seconds, and may not be installed
+    import torch
+
+    from ingot_compressor.cli.bars import Bars
+    from ingot_compressor.compress import compress
+
+    options = _options(args)
+    torch.set_num_threads(options.threads)
+    with Bars(quiet=args.quiet) as bars:
+        report = compress(options, bars)
+    for warning in report.warnings:
+        print(f"ingot: note: {warning}", file=sys.stderr)
+    if args.json:
+        print(json.dumps(asdict(report), ensure_ascii=False))
+    else:
+        print(_summary(report))
+    return 0
+
+
+def _options(args: argparse.Namespace) -> CompressOptions:
+    from ingot_compressor.job import CompressOptions
+
+    return CompressOptions(
+        source=args.source,
+        out=args.out,
+        target=args.target,
+        preset=args.preset,
+        body_format=args.format,
+        head_format=args.head_format,
+        bpw=args.bpw,
+        group=args.group,
+        calibration=args.calibration,
+        evaluation=args.evaluate,
+        context=args.context,
+        chunk=args.chunk,
+        certificate=not args.no_certificate,
+        allow_failing=args.allow_failing,
+        report=args.report,
+        threads=args.threads if args.threads > 0 else len(os.sched_getaffinity(0)),
+    )
+
+
+def _summary(report: CompressReport) -> str:
+    body, total = report.bits_per_weight_body, report.bits_per_weight_total
+    lines = [
+        f"{report.file}: {report.bytes / 1e6:.1f} MB in {report.seconds:.0f} s,"
+        f" {body:.2f} bits per weight ({total:.2f} with head and embedding)"
+    ]
+    if report.quality is not None:
+        q = report.quality
+        lines.append(
+            f"mean KL {q['mean_kl']:.4f}, 99 % KL {q['p99_kl']:.4f},"
+            f" top-1 {q['top1_agreement']:.1%}, perplexity {q['perplexity']:.3f}"
+            f" (reference {q['reference_perplexity']:.3f})"
+        )
+    lines.append(f"verdict: {report.verdict} ({report.reason})")
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a checkpoint to a certified file: prepare, draft, measure, judge, rename."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ingot.container import Container, replace_sections
+from ingot.errors import IngotError
+from ingot.format import Section
+from ingot_compressor.certificate import (
+    Judgement,
+    Verdict,
+    build_certificate,
+    judge,
+    measured_sections,
+)
+from ingot_compressor.draft import Draft, compute_vectors, write_draft
+from ingot_compressor.evaluate import Quality, Scores, summarize
+from ingot_compressor.job import CompressOptions, Job, prepare_job
+from ingot_compressor.measure import measure_file, open_store, used_isa
+from ingot_compressor.progress import Progress, SilentProgress
+from ingot_compressor.provenance import versions
+from ingot_compressor.report import render_report, tensor_errors, write_report
+from ingot_compressor.texts import Text
+
+__all__ = ["CompressOptions", "CompressReport", "compress"]
+
+
+@dataclass(frozen=True, slots=True)
+class CompressReport:
+    """What came of it; the keys of `ingot compress --json`. Units: bytes, seconds."""
+
+    file: str
+    bytes: int
+    recipe: str
+    target: str
+    verdict: str
+    reason: str
+    bits_per_weight_body: float
+    bits_per_weight_total: float
+    formats: dict[str, str]
+    quality: dict[str, Any] | None
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+
+
+def compress(options: CompressOptions, progress: Progress | None = None) -> CompressReport:
+    """Compress a checkpoint; `options.out` is complete or untouched, whatever happens.
+
+    Raises: NotBuiltError for a preset or format without a method; IngotError for everything that is
+        wrong with the input, the disk, or the quality of the result.
+    """
+    started = time.monotonic()
+    job = prepare_job(options, progress or SilentProgress())
+    path = options.out.parent / f".ingot-{secrets.token_hex(8)}.draft"
+    try:
+        draft = write_draft(job, path)
+        blobs = {Section.VECTORS: _json(compute_vectors(job, path))}
+        judgement, quality = _finish(job, path, draft, blobs)
+    finally:
+        path.unlink(missing_ok=True)
+    result = CompressReport(
+        file=str(options.out),
+        bytes=options.out.stat().st_size,
+        recipe=job.recipe.name,
+        target=job.target.name,
+        verdict=judgement.verdict.value,
+        reason=judgement.reason,
+        bits_per_weight_body=draft.sizes.bits_per_weight_body,
+        bits_per_weight_total=draft.sizes.bits_per_weight_total,
+        formats=draft.formats,
+        quality=asdict(quality) if quality else None,
+        seconds=time.monotonic() - started,
+        warnings=job.warnings,
+    )
+    if options.report is not None:
+        errors = list(tensor_errors(job.program, options.out))
+        figures = {key: value for key, value in asdict(result).items() if key != "warnings"}
+        write_report(options.report, render_report(options.out.name, figures, errors))
+    return result
+
+
+def _finish(
+    job: Job, path: Path, draft: Draft, blobs: dict[Section, bytes]
+) -> tuple[Judgement, Quality | None]:
+    """Measure and judge the draft, then write the final file."""
+    scores, facts = _measure(job, path)
+    judgement = judge(job.recipe.gate, scores)
+    if not job.options.certificate:
+        judgement = Judgement(Verdict.UNGATED, "nothing was measured, as asked for")
+    _refuse_failing(job, judgement)
+    quality = None if scores is None else summarize(scores)
+    if job.options.certificate:
+        facts |= _facts(job, draft)
+        with Container(path) as container:
+            sections = measured_sections(container)
+        certificate = build_certificate(job.recipe, judgement, quality, sections, facts)
+        blobs[Section.CERTIFICATE] = _json(certificate)
+    with job.progress.stage("Writing", 1) as done:
+        replace_sections(path, job.options.out, blobs)
+        done(1)
+    return judgement, quality
+
+
+def _refuse_failing(job: Job, judgement: Judgement) -> None:
+    if judgement.verdict is Verdict.FAIL:
+        if not job.options.allow_failing:
+            raise IngotError(
+                f"the result fails the gate of recipe '{job.recipe.name}': {judgement.reason}."
+                " Nothing was written; take more bits (--bpw, --format q8), or write it all the"
+                " same with --allow-failing"
+            )
+        job.warnings.append(f"the file fails its gate: {judgement.reason}")
+    if judgement.verdict is Verdict.INCONCLUSIVE:
+        job.warnings.append(f"the verdict is inconclusive: {judgement.reason}")
+
+
+def _measure(job: Job, path: Path) -> tuple[Scores | None, dict[str, Any]]:
+    nothing = {"evaluation": None, "isa": None}
+    if job.evaluation is None or not job.options.certificate:
+        return None, nothing
+    windows = job.windows(job.evaluation, job.recipe.method.evaluation_tokens)
+    if not windows:
+        job.warnings.append("the evaluation text is too short to measure: the file is ungated")
+        return None, nothing
+    with job.progress.stage("Measuring", len(windows)) as done:
+        threads = job.options.threads
+        store = open_store(job.program)
+        scores = measure_file(path, job.program, store, windows, done, threads)
+    tokens = sum(len(window) for window in windows)
+    return scores, {"evaluation": _text_facts(job.evaluation, tokens), "isa": used_isa()}
+
+
+def _facts(job: Job, draft: Draft) -> dict[str, Any]:
+    return {
+        "sizes": asdict(draft.sizes),
+        "formats": draft.formats,
+        "calibration": _text_facts(job.calibration, draft.calibration_tokens),
+        "versions": versions(),
+    }
+
+
+def _text_facts(text: Text | None, tokens: int) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    return {"name": text.name, "sha256": text.sha256, "tokens": tokens}
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    """Return JSON; a figure that is not finite has no place in it and becomes null."""
+    text = json.dumps(_finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value - value != 0.0:
+        return None
+    return value

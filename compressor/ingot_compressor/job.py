@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compression before its work begins: options checked, checkpoint opened, texts read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingot.errors import InvalidArgumentError, StorageError
+from ingot.format import MAX_CHUNK
+from ingot.targets import Target, load_target
+from ingot.tokenizer import Tokenizer
+from ingot_compressor.calibration import pick_windows
+from ingot_compressor.evaluate import LONGEST_WINDOW, UNSCORED, token_windows
+from ingot_compressor.importers import Imported, import_checkpoint
+from ingot_compressor.ir import Program
+from ingot_compressor.numerics import Encoding
+from ingot_compressor.passes.fuse import fuse
+from ingot_compressor.passes.quantize import Choices
+from ingot_compressor.progress import Progress
+from ingot_compressor.recipe import TARGET, Recipe, format_named, load_recipe
+from ingot_compressor.texts import Text, bundled_text, read_text
+
+__all__ = ["CompressOptions", "Job", "prepare_job"]
+
+GROUPS = (32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class CompressOptions:
+    """What the command line gives; None takes the recipe's or the target's choice."""
+
+    source: Path
+    out: Path
+    target: str = "host"
+    preset: str = "balanced"
+    body_format: str | None = None
+    head_format: str | None = None
+    bpw: float | None = None
+    group: int | None = None
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    context: int | None = None
+    chunk: int | None = None
+    certificate: bool = True
+    allow_failing: bool = False
+    report: Path | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a compression reads; `warnings` grows while it runs."""
+
+    options: CompressOptions
+    recipe: Recipe
+    target: Target
+    choices: Choices
+    imported: Imported
+    program: Program
+    calibration: Text | None
+    evaluation: Text | None
+    warnings: list[str]
+    progress: Progress
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer as the file will have it."""
+        chat = self.imported.chat
+        return Tokenizer(self.imported.tokenizer_json, chat["bos_token_id"], chat["add_bos"])
+
+    def windows(self, text: Text, tokens: int) -> list[NDArray[np.int64]]:
+        """Return windows of a text as inference would see them, spread evenly over it.
+
+        None at all where the text or the context is too short to score a position.
+        """
+        window = min(self.program.context, LONGEST_WINDOW)
+        if window < UNSCORED + 2:
+            return []
+        chat = self.imported.chat
+        bos = chat["bos_token_id"] if chat["add_bos"] else None
+        ids = self.tokenizer().encode(text.content, begin=False)
+        return pick_windows(list(token_windows(ids, window, bos)), tokens)
+
+
+def prepare_job(options: CompressOptions, progress: Progress) -> Job:
+    """Check options and read what is small; weights stay on disk.
+
+    Raises: NotBuiltError for a preset or format without a method; IngotError for options or inputs
+        that are wrong.
+    """
+    recipe = load_recipe(options.preset)
+    target = load_target(options.target)
+    _check_options(options)
+    choices = _choices(options, recipe, target)
+    warnings: list[str] = []
+    calibration = _calibration_text(options, recipe, warnings)
+    evaluation = _evaluation_text(options, recipe, warnings)
+    if calibration and evaluation and calibration.sha256 == evaluation.sha256:
+        raise InvalidArgumentError("calibration and evaluation are the same text: give another one")
+    with progress.stage("Importing", 1) as done:
+        imported = _import(options, target)
+        done(1)
+    warnings += imported.meta.get("warnings", [])
+    program = fuse(imported.program)
+    chunk = min(options.chunk or target.defaults.chunk, program.context)
+    program = replace(program, chunk=chunk)
+    return Job(
+        options=options,
+        recipe=recipe,
+        target=target,
+        choices=choices,
+        imported=imported,
+        program=program,
+        calibration=calibration,
+        evaluation=evaluation,
+        warnings=warnings,
+        progress=progress,
+    )
+
+
+def _check_options(options: CompressOptions) -> None:
+    """Refuse what would fail only after the work is done."""
+    out = options.out
+    if out.is_dir():
+        raise StorageError(f"{out} is a folder: give the name of a file to write")
+    if not out.parent.is_dir():
+        raise StorageError(f"{out.parent}: no such folder; make it first")
+    if options.report is not None and not options.report.parent.is_dir():
+        raise StorageError(f"{options.report.parent}: no such folder; make it first")
+    if options.chunk is not None and not 1 <= options.chunk <= MAX_CHUNK:
+        raise InvalidArgumentError(f"--chunk is {options.chunk}, expected 1 to {MAX_CHUNK}")
+    if options.group is not None and options.group not in GROUPS:
+        raise InvalidArgumentError(f"--group is {options.group}, expected 32, 64 or 128")
+    if options.bpw is not None and not 1 <= options.bpw <= 16:
+        raise InvalidArgumentError(f"--bpw is {options.bpw:g}, expected 1 to 16")
+    if options.bpw is not None and options.body_format is not None:
+        raise InvalidArgumentError("--bpw chooses the formats of the body: leave out --format")
+    if options.evaluation is not None and not options.certificate:
+        raise InvalidArgumentError(
+            "--evaluate measures for the certificate: leave out --no-certificate"
+        )
+
+
+def _import(options: CompressOptions, target: Target) -> Imported:
+    """Import with the context asked for, else the model's own, at most the target's."""
+    imported = import_checkpoint(options.source, options.context)
+    if options.context is None and imported.program.context > target.defaults.context:
+        return import_checkpoint(options.source, target.defaults.context)
+    return imported
+
+
+def _calibration_text(options: CompressOptions, recipe: Recipe, warnings: list[str]) -> Text | None:
+    path = options.calibration
+    if path is None and recipe.method.calibrate:
+        path = bundled_text("calibration")
+        if path is None:
+            warnings.append("no calibration text: all inputs count alike; give --calibration TEXT")
+    return None if path is None else read_text(path)
+
+
+def _evaluation_text(options: CompressOptions, recipe: Recipe, warnings: list[str]) -> Text | None:
+    path = options.evaluation
+    if path is None and options.certificate and recipe.gate is not None:
+        path = bundled_text("evaluation")
+        if path is None:
+            warnings.append("no evaluation text: the file is ungated; give --evaluate TEXT")
+    return None if path is None else read_text(path)
+
+
+def _choices(options: CompressOptions, recipe: Recipe, target: Target) -> Choices:
+    formats, defaults = recipe.formats, target.defaults
+    group = options.group or formats.q4_group
+
+    def encoding(given: str | None, of_recipe: str, of_target: str) -> Encoding:
+        name = given or (of_target if of_recipe == TARGET else of_recipe)
+        return Encoding(format_named(name), group, recipe.method.search)
+
+    return Choices(
+        body=encoding(options.body_format, formats.body, defaults.body_format),
+        head=encoding(options.head_format, formats.head, defaults.head_format),
+        embedding=encoding(options.head_format, formats.embedding, defaults.head_format),
+    )

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation compares: the checkpoint in PyTorch, the file in the native runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ingot import Model
+from ingot._native import native
+from ingot.errors import InvalidArgumentError
+from ingot.session import Session
+from ingot_compressor.evaluate import (
+    LONGEST_WINDOW,
+    Logits,
+    Quality,
+    Scores,
+    evaluate,
+    summarize,
+    token_windows,
+)
+from ingot_compressor.execute import TensorStore, execute
+from ingot_compressor.importers import import_checkpoint
+from ingot_compressor.ir import Program
+from ingot_compressor.passes.fuse import fuse
+from ingot_compressor.progress import Progress
+from ingot_compressor.texts import read_text
+
+__all__ = [
+    "compare_with_checkpoint",
+    "measure_file",
+    "open_store",
+    "packed_logits",
+    "reference_logits",
+    "used_isa",
+]
+
+ISA_NAMES = {1: "ref", 2: "avx2", 4: "avxvnni", 8: "avx512vnni", 16: "neon", 32: "neon_dotprod"}
+# The reference's float32 weights stay in memory if they take at most this share of what is free.
+KEPT_SHARE = 0.5
+
+
+def open_store(program: Program) -> TensorStore:
+    """Return a store that keeps the weights where memory allows, else reads them for each use."""
+    needed = 4 * sum(tensor.shape[0] * tensor.shape[1] for tensor in program.weights())
+    return TensorStore(keep=needed <= KEPT_SHARE * _free_bytes())
+
+
+def _free_bytes() -> int:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        line = next(x for x in text.splitlines() if x.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def reference_logits(program: Program, store: TensorStore) -> Logits:
+    """Return the full-precision model; logits of ids that are never sampled are left out."""
+
+    def run(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = execute(program, torch.from_numpy(tokens)[None], store=store)[0]
+        result: NDArray[np.float32] = logits[:, : program.vocabulary].numpy()
+        return result
+
+    return run
+
+
+def packed_logits(session: Session, vocabulary: int) -> Logits:
+    """Return the packed model: each window from an empty session."""
+
+    def run(tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        session.reset()
+        return session.logits(tokens)[:, :vocabulary]
+
+    return run
+
+
+def measure_file(
+    path: Path,
+    program: Program,
+    store: TensorStore,
+    windows: Sequence[NDArray[np.int64]],
+    progress: Callable[[int], None] | None = None,
+    threads: int = 0,
+) -> Scores:
+    """Compare a file with the checkpoint's program on windows of token ids.
+
+    `threads` are the native session's, 0 for every CPU.
+
+    Raises: InvalidArgumentError if the file is of another vocabulary or its context too short.
+    """
+    longest = max((len(window) for window in windows), default=0)
+    with Model(path) as model:
+        if model.info.vocabulary != program.vocabulary:
+            raise InvalidArgumentError(
+                f"{path.name} has {model.info.vocabulary} ids, the checkpoint {program.vocabulary}:"
+                " not the same model"
+            )
+        if longest > model.info.context:
+            raise InvalidArgumentError(
+                f"windows of {longest} tokens do not fit the file's context {model.info.context}"
+            )
+        rows = min(longest, model.info.chunk)
+        with model.session(context=longest, threads=threads, logits_rows=rows) as session:
+            candidate = packed_logits(session, program.vocabulary)
+            return evaluate(windows, reference_logits(program, store), candidate, progress)
+
+
+def used_isa() -> str:
+    """Return the strongest instruction set that the native kernels may use here."""
+    mask = int(native().lib.ingot_cpu_mask())
+    return next((ISA_NAMES[bit] for bit in sorted(ISA_NAMES, reverse=True) if mask & bit), "ref")
+
+
+def compare_with_checkpoint(
+    path: Path,
+    source: Path,
+    text: Path,
+    most_tokens: int | None,
+    window: int | None,
+    progress: Progress,
+) -> Quality:
+    """Measure a file against its checkpoint on the first tokens of a text: `ingot eval`.
+
+    Raises: InvalidArgumentError if file and checkpoint do not belong together, the window does not
+        fit the file's context, or the text is too short.
+    """
+    content = read_text(text).content
+    with Model(path) as model:
+        context = model.info.context
+        tokenizer, settings = model.tokenizer, model.chat
+    if window is not None and window > context:
+        raise InvalidArgumentError(f"--window {window} is longer than the file's context {context}")
+    bos = settings.bos_token_id if settings.add_bos else None
+    ids = tokenizer.encode(content, begin=False)
+    size = window or min(context, LONGEST_WINDOW)
+    windows = list(token_windows(ids, size, bos, most_tokens))
+    program = fuse(import_checkpoint(source, context).program)
+    with progress.stage("Measuring", len(windows)) as done:
+        return summarize(measure_file(path, program, open_store(program), windows, done))

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gives every weight a format and its codes; for a budget of bits, a measured mix of formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from ingot.errors import InvalidArgumentError
+from ingot.format import Dtype, Epilogue, LinearParameters
+from ingot.packing import Quantized, packed_bytes
+from ingot_compressor.calibration import Statistics
+from ingot_compressor.ir import Program, Tensor, Weight
+from ingot_compressor.numerics import Encoding, group_of, quantize_matrix, relative_error
+
+__all__ = [
+    "BodyChoice",
+    "Choices",
+    "Sizes",
+    "assign",
+    "assign_for_budget",
+    "body_names",
+    "measure_sizes",
+    "quantize",
+    "quantize_tensor",
+]
+
+# What a body tensor may get under a budget; q4 at group 32 takes more bits than c4 and loses more.
+BUDGET_FORMATS = ((Dtype.Q4, 128), (Dtype.C4, 32), (Dtype.Q8, 32))
+# Stored in the tensor record, not with the weights.
+CODEBOOK_BYTES = 17
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Encodings by kind of weight; `embedding` is for a table that is not the head's matrix."""
+
+    body: Encoding
+    head: Encoding
+    embedding: Encoding
+
+
+@dataclass(frozen=True, slots=True)
+class BodyChoice:
+    """One format for one tensor: its stored bytes and its weighted relative error."""
+
+    encoding: Encoding
+    stored_bytes: int
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Stored bytes and bits per weight, with scales, codebooks and padding.
+
+    The body is every linear operation's weight but the head's; the total adds head and embedding.
+    """
+
+    weight_bytes: int
+    bits_per_weight_body: float
+    bits_per_weight_total: float
+
+
+def body_names(program: Program) -> tuple[str, ...]:
+    """Return the names of the weights that are neither head nor embedding."""
+    apart = {program.head(), program.embedding()}
+    return tuple(tensor.name for tensor in program.weights() if tensor.name not in apart)
+
+
+def assign(program: Program, choices: Choices) -> dict[str, Encoding]:
+    """Return the encoding of every weight by name; a tied table takes the head's."""
+    encodings = {tensor.name: choices.body for tensor in program.weights()}
+    encodings[program.embedding()] = choices.embedding
+    encodings[program.head()] = choices.head
+    return encodings
+
+
+def stored_bytes(shape: tuple[int, ...], encoding: Encoding) -> int:
+    """Return the bytes of a weight as stored, its codebook included."""
+    n, k = shape
+    book = CODEBOOK_BYTES if encoding.dtype is Dtype.C4 else 0
+    return packed_bytes(encoding.dtype, n, k, group_of(encoding.dtype, encoding.group)) + book
+
+
+def measure_sizes(program: Program, encodings: Mapping[str, Encoding]) -> Sizes:
+    """Return stored bytes and bits per weight of an assignment."""
+    body = set(body_names(program))
+    rows = _true_rows(program)
+    stored: dict[bool, int] = {True: 0, False: 0}
+    counts: dict[bool, int] = {True: 0, False: 0}
+    for tensor in program.weights():
+        inside = tensor.name in body
+        stored[inside] += stored_bytes(tensor.shape, encodings[tensor.name])
+        counts[inside] += rows.get(tensor.name, tensor.shape[0]) * tensor.shape[1]
+    total = stored[True] + stored[False]
+    return Sizes(
+        total,
+        8 * stored[True] / counts[True] if counts[True] else 0.0,
+        8 * total / (counts[True] + counts[False]),
+    )
+
+
+def _true_rows(program: Program) -> dict[str, int]:
+    """Return the rows of each gate's weight without the zero rows that fill its tiles."""
+    found: dict[str, int] = {}
+    for operation in program.operations:
+        parameters = operation.parameters
+        if isinstance(parameters, LinearParameters) and parameters.epilogue != Epilogue.NONE:
+            width = program.tensors[operation.outputs[0]].width
+            found[operation.linear().weights[0]] = 2 * width
+    return found
+
+
+def quantize_tensor(
+    tensor: Tensor, encoding: Encoding, statistics: Statistics, threads: int = 1
+) -> Quantized:
+    """Read one weight and quantize it.
+
+    Raises: InvalidArgumentError naming the tensor if its values cannot be stored.
+    """
+    if not isinstance(tensor.source, Weight):
+        raise InvalidArgumentError(f"tensor '{tensor.name}' is already quantized")
+    w = tensor.source.load()
+    try:
+        return quantize_matrix(w, encoding, statistics.importance(tensor.name), threads)
+    except ValueError as error:
+        raise InvalidArgumentError(f"tensor '{tensor.source.name}': {error}") from error
+
+
+def quantize(
+    program: Program,
+    encodings: Mapping[str, Encoding],
+    statistics: Statistics,
+    hold: Callable[[Quantized], Quantized] = lambda quantized: quantized,
+    threads: int = 1,
+    progress: Callable[[Tensor], None] | None = None,
+) -> Program:
+    """Return the program with every weight quantized, one in memory at a time.
+
+    `hold` may move the codes elsewhere (a spool on disk) before the next tensor is read.
+    """
+    changed: dict[str, Tensor] = {}
+    for tensor in program.weights():
+        quantized = hold(quantize_tensor(tensor, encodings[tensor.name], statistics, threads))
+        changed[tensor.name] = replace(tensor, dtype=quantized.dtype, source=quantized)
+        if progress is not None:
+            progress(tensor)
+    return program.with_tensors(changed)
+
+
+def assign_for_budget(
+    program: Program,
+    choices: Choices,
+    bits: float,
+    statistics: Statistics,
+    threads: int = 1,
+    progress: Callable[[Tensor], None] | None = None,
+) -> dict[str, Encoding]:
+    """Return a mix of formats whose body takes at most `bits` stored bits per weight.
+
+    Every format is tried on every tensor; the upgrade with the largest fall of the weighted
+    relative error per byte is taken until none fits.
+    Raises: InvalidArgumentError naming the least bits possible.
+    Cost: one quantization of each body tensor per format.
+    """
+    measured: dict[str, list[BodyChoice]] = {}
+    elements, rows = 0, _true_rows(program)
+    for name in body_names(program):
+        tensor = program.tensors[name]
+        measured[name] = _measure(tensor, choices, statistics, threads)
+        elements += rows.get(name, tensor.shape[0]) * tensor.shape[1]
+        if progress is not None:
+            progress(tensor)
+    picked = pick_for_budget(measured, int(bits * elements / 8), elements)
+    return {**assign(program, choices), **{name: c.encoding for name, c in picked.items()}}
+
+
+def _measure(
+    tensor: Tensor, choices: Choices, statistics: Statistics, threads: int
+) -> list[BodyChoice]:
+    if not isinstance(tensor.source, Weight):
+        raise InvalidArgumentError(f"tensor '{tensor.name}' is already quantized")
+    w = tensor.source.load()
+    held = replace(tensor, source=Weight(tensor.source.name, tensor.source.shape, lambda: w))
+    found = []
+    for dtype, group in BUDGET_FORMATS:
+        encoding = Encoding(dtype, group, choices.body.search)
+        quantized = quantize_tensor(held, encoding, statistics, threads)
+        error = relative_error(w, quantized, statistics.importance(tensor.name))
+        found.append(BodyChoice(encoding, stored_bytes(tensor.shape, encoding), error))
+    return found
+
+
+def pick_for_budget(
+    measured: Mapping[str, Iterable[BodyChoice]], budget_bytes: int, elements: int
+) -> dict[str, BodyChoice]:
+    """Choose one entry of each list within a budget, by the best fall of error per byte.
+
+    Raises: InvalidArgumentError if even the smallest choices are too large.
+    """
+    lists = {name: sorted(found, key=lambda c: c.stored_bytes) for name, found in measured.items()}
+    picked = {name: found[0] for name, found in lists.items()}
+    spent = sum(choice.stored_bytes for choice in picked.values())
+    if spent > budget_bytes:
+        raise InvalidArgumentError(
+            f"--bpw {8 * budget_bytes / elements:.3f} is below {8 * spent / elements:.3f},"
+            " the least that the built formats store of this model's linear layers"
+        )
+    while True:
+        upgrades = [
+            (_gain_per_byte(picked[name], choice), name, choice)
+            for name, found in lists.items()
+            for choice in found
+            if 0 < choice.stored_bytes - picked[name].stored_bytes <= budget_bytes - spent
+        ]
+        gain, name, choice = max(upgrades, key=lambda u: u[0], default=(0.0, "", None))
+        if choice is None or gain <= 0:
+            return picked
+        spent += choice.stored_bytes - picked[name].stored_bytes
+        picked[name] = choice
+
+
+def _gain_per_byte(old: BodyChoice, new: BodyChoice) -> float:
+    return (old.error - new.error) / (new.stored_bytes - old.stored_bytes)

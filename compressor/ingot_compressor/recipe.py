@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: what a compression does, as TOML; a key that nobody knows is an error."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ingot.errors import InvalidArgumentError, NotBuiltError, StorageError
+from ingot.format import Dtype
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Formats", "Gate", "Method", "Recipe", "format_named", "load_recipe"]
+
+TARGET = "target"
+BUILT = ("draft", "balanced")
+NOT_BUILT = {
+    "quality": "block-wise training of the rounding (AutoRound)",
+    "tiny": "the 3-bit codebook format c3",
+}
+_FORMATS = {"f16": Dtype.F16, "q8": Dtype.Q8, "q4": Dtype.Q4, "c4": Dtype.C4}
+_RESERVED = ("q6", "c5", "q4z", "c3", "c2", "t2")
+
+
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """Format names by kind of weight; "target" leaves the choice to the target's profile."""
+
+    body: str
+    head: str
+    embedding: str
+    q4_group: int
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How codes are found and on how much text. Units: tokens."""
+
+    search: bool
+    calibrate: bool
+    calibration_tokens: int
+    evaluation_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Limits on the KL divergence (natural logarithm) and what is needed to judge them."""
+
+    mean_kl: float
+    p99_kl: float
+    confidence: float
+    least_windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A preset; gate None means that no verdict is given."""
+
+    name: str
+    description: str
+    formats: Formats
+    method: Method
+    gate: Gate | None
+
+
+def format_named(name: str) -> Dtype:
+    """Return the weight format of a name.
+
+    Raises: NotBuiltError for a format that is reserved; InvalidArgumentError for an unknown one.
+    """
+    if name in _RESERVED:
+        raise NotBuiltError(
+            f"format '{name}' is reserved but not built yet; built are {', '.join(_FORMATS)}"
+        )
+    if name not in _FORMATS:
+        raise InvalidArgumentError(
+            f"unknown format '{name}'; expected one of {', '.join(_FORMATS)}"
+        )
+    return _FORMATS[name]
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Return a preset by name, or a recipe from a .toml file.
+
+    Raises: NotBuiltError for a preset whose method does not exist yet; InvalidArgumentError naming
+        file and key.
+    """
+    name = str(name_or_path)
+    if name in NOT_BUILT:
+        raise NotBuiltError(
+            f"preset '{name}' is not built yet: it needs {NOT_BUILT[name]};"
+            f" built are {', '.join(BUILT)}"
+        )
+    if not name.endswith(".toml"):
+        if name not in BUILT:
+            raise InvalidArgumentError(
+                f"unknown preset '{name}'; expected one of {', '.join(BUILT)}"
+            )
+        folder = resources.files("ingot_compressor") / "recipes"
+        return _read(name, (folder / f"{name}.toml").read_text(encoding="utf-8"))
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{name}: {error}") from error
+    return _read(name, text)
+
+
+def _read(label: str, text: str) -> Recipe:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidArgumentError(f"recipe {label}: not valid TOML: {error}") from error
+    _only(label, "", values, ("name", "description", "formats", "method"), ("gate",))
+    formats = _section(label, values, "formats", Formats)
+    method = _section(label, values, "method", Method)
+    gate = _section(label, values, "gate", Gate) if "gate" in values else None
+    for key in ("body", "head", "embedding"):
+        if getattr(formats, key) != TARGET:
+            format_named(getattr(formats, key))
+    if formats.q4_group not in (32, 64, 128):
+        raise InvalidArgumentError(
+            f"recipe {label}: formats.q4_group is {formats.q4_group}, expected 32, 64 or 128"
+        )
+    _check_gate(label, gate)
+    for key in ("name", "description"):
+        if not isinstance(values[key], str):
+            raise InvalidArgumentError(f"recipe {label}: {key} is {values[key]!r}, expected a text")
+    return Recipe(values["name"], values["description"], formats, method, gate)
+
+
+def _check_gate(label: str, gate: Gate | None) -> None:
+    if gate is None:
+        return
+    if not 0.5 <= gate.confidence < 1:
+        raise InvalidArgumentError(
+            f"recipe {label}: gate.confidence is {gate.confidence:g}, expected 0.5 to below 1"
+        )
+    if gate.mean_kl <= 0 or gate.p99_kl <= 0 or gate.least_windows < 1:
+        raise InvalidArgumentError(
+            f"recipe {label}: limits and least_windows of the gate must be positive"
+        )
+
+
+def _section(label: str, values: dict[str, Any], key: str, kind: type[Any]) -> Any:
+    table = values[key]
+    if not isinstance(table, dict):
+        raise InvalidArgumentError(f"recipe {label}: '{key}' is not a table")
+    fields: dict[str, str] = dict(kind.__annotations__)
+    _only(label, f"{key}.", table, tuple(fields), ())
+    taken = {name: _typed(label, f"{key}.{name}", table[name], fields[name]) for name in fields}
+    return kind(**taken)
+
+
+def _only(
+    label: str,
+    prefix: str,
+    table: dict[str, Any],
+    needed: tuple[str, ...],
+    optional: tuple[str, ...],
+) -> None:
+    for key in table:
+        if key not in needed + optional:
+            raise InvalidArgumentError(
+                f"recipe {label}: unknown key '{prefix}{key}';"
+                f" known are {', '.join(needed + optional)}"
+            )
+    for key in needed:
+        if key not in table:
+            raise InvalidArgumentError(f"recipe {label}: key '{prefix}{key}' is missing")
+
+
+def _typed(label: str, key: str, value: Any, kind: str) -> Any:
+    """Return the value if it has the type of the annotation; whole numbers pass as float."""
+    accepted: dict[str, tuple[type, ...]] = {
+        "str": (str,),
+        "int": (int,),
+        "bool": (bool,),
+        "float": (int, float),
+    }
+    wrong_bool = isinstance(value, bool) and kind != "bool"
+    if wrong_bool or not isinstance(value, accepted[kind]):
+        raise InvalidArgumentError(f"recipe {label}: '{key}' is {value!r}, expected {kind}")
+    number: Any = value
+    return float(number) if kind == "float" else value

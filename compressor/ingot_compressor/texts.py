@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts to calibrate and evaluate on: plain files or JSON lines, named and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ingot.errors import InvalidArgumentError, StorageError
+
+__all__ = ["Text", "bundled_text", "read_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, the name of its file and the SHA-256 of the UTF-8 of `content`."""
+
+    name: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        """The digest in hexadecimal."""
+        return hashlib.sha256(self.content.encode("utf-8")).hexdigest()
+
+
+def read_text(path: Path) -> Text:
+    """Read a .txt file whole, or the "text" of each line of a .jsonl file, joined by blank lines.
+
+    Raises: StorageError if it cannot be read; InvalidArgumentError if it is empty or not what its
+        name says.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"{path}: not UTF-8 text: {error}") from error
+    if path.suffix == ".jsonl":
+        lines = content.splitlines()
+        content = "\n\n".join(
+            _line_text(path, number, line) for number, line in enumerate(lines, 1) if line.strip()
+        )
+    if not content.strip():
+        raise InvalidArgumentError(f"{path}: the text is empty")
+    return Text(path.name, content)
+
+
+def _line_text(path: Path, number: int, line: str) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{path}, line {number}: not valid JSON: {error}") from error
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        raise InvalidArgumentError(f'{path}, line {number}: expected an object with "text"')
+    return str(value["text"])
+
+
+def bundled_text(purpose: str) -> Path | None:
+    """Return the extract of a source checkout for a purpose, or None in an installed package.
+
+    `purpose` is "calibration" or "evaluation".
+    """
+    folder = Path(__file__).resolve().parents[2] / "examples" / "text"
+    found = sorted(folder.glob(f"*{purpose}*.txt"))
+    return found[0] if found else None
