@@ -18,6 +18,9 @@ from typing import NoReturn
 
 import pytest
 
+# Before torch is loaded: its threads spin while they wait, which a busy machine pays for dearly.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 KNOWN_REQUIREMENTS = frozenset(
     {"arm", "ref", "avx2", "avxvnni", "avx512vnni", "neon", "neon_dotprod"}

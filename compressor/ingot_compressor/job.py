@@ -24,7 +24,7 @@ from ingot_compressor.progress import Progress
 from ingot_compressor.recipe import TARGET, Recipe, format_named, load_recipe
 from ingot_compressor.texts import Text, bundled_text, read_text
 
-__all__ = ["CompressOptions", "Job", "prepare_job"]
+__all__ = ["CompressOptions", "Job", "check_options", "prepare_job"]
 
 GROUPS = (32, 64, 128)
 
@@ -91,10 +91,8 @@ def prepare_job(options: CompressOptions, progress: Progress) -> Job:
     Raises: NotBuiltError for a preset or format without a method; IngotError for options or inputs
         that are wrong.
     """
-    recipe = load_recipe(options.preset)
-    target = load_target(options.target)
-    _check_options(options)
-    choices = _choices(options, recipe, target)
+    recipe, target, choices = check_options(options)
+    _check_places(options)
     warnings: list[str] = []
     calibration = _calibration_text(options, recipe, warnings)
     evaluation = _evaluation_text(options, recipe, warnings)
@@ -121,7 +119,18 @@ def prepare_job(options: CompressOptions, progress: Progress) -> Job:
     )
 
 
-def _check_options(options: CompressOptions) -> None:
+def check_options(options: CompressOptions) -> tuple[Recipe, Target, Choices]:
+    """Return what the options choose; reads nothing but recipe and profile.
+
+    Raises: NotBuiltError for a preset or format without a method; InvalidArgumentError for a value
+        that no checkpoint could make right.
+    """
+    _check_values(options)
+    recipe, target = load_recipe(options.preset), load_target(options.target)
+    return recipe, target, _choices(options, recipe, target)
+
+
+def _check_places(options: CompressOptions) -> None:
     """Refuse what would fail only after the work is done."""
     out = options.out
     if out.is_dir():
@@ -130,6 +139,9 @@ def _check_options(options: CompressOptions) -> None:
         raise StorageError(f"{out.parent}: no such folder; make it first")
     if options.report is not None and not options.report.parent.is_dir():
         raise StorageError(f"{options.report.parent}: no such folder; make it first")
+
+
+def _check_values(options: CompressOptions) -> None:
     if options.chunk is not None and not 1 <= options.chunk <= MAX_CHUNK:
         raise InvalidArgumentError(f"--chunk is {options.chunk}, expected 1 to {MAX_CHUNK}")
     if options.group is not None and options.group not in GROUPS:

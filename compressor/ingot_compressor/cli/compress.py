@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingot.cli.arguments import Subparsers, add_command
+from ingot.cli.arguments import Subparsers, UsageError, add_command
+from ingot.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from ingot_compressor.compress import CompressReport
@@ -90,8 +91,13 @@ def run(args: argparse.Namespace) -> int:
 
     from ingot_compressor.cli.bars import Bars
     from ingot_compressor.compress import compress
+    from ingot_compressor.job import check_options
 
     options = _options(args)
+    try:
+        check_options(options)
+    except InvalidArgumentError as error:
+        raise UsageError(str(error)) from error
     torch.set_num_threads(options.threads)
     with Bars(quiet=args.quiet) as bars:
         report = compress(options, bars)

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Speed of the linear kernels: decode (m = 1, weights from memory) next to a streaming read of the same bytes, and
+ * prefill (m = 128, weights from cache) in integer or float operations. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "ingot.h"
+#include "ingot_format.h"
+#include "kernel_harness.h"
+
+enum { DEPTH = 2048, TOKENS = 128, PREFILL_TILES = 32, UNIT = 4 << 20, MOST_UNITS = 4096 };
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void *aligned(size_t size) {
+    void *memory = aligned_alloc(4096, (size + 4095) / 4096 * 4096);
+    if (memory == NULL) {
+        fprintf(stderr, "no memory for %zu bytes\n", size);
+        exit(2);
+    }
+    return memory;
+}
+
+static uint64_t stream_read(const uint8_t *bytes, size_t size) {
+    const uint64_t *p = (const uint64_t *)(const void *)bytes;
+    uint64_t sum[8] = {0};
+    for (size_t i = 0; i < size / 64; i++, p += 8) {
+        __builtin_prefetch((const void *)((uintptr_t)p + 8192));
+        for (int j = 0; j < 8; j++) sum[j] += p[j];
+    }
+    return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
+}
+
+static int compare(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The 20th percentile: other load on the machine only ever adds. */
+static double typical(double *seconds, size_t count) {
+    qsort(seconds, count, sizeof *seconds, compare);
+    return seconds[count / 5];
+}
+
+typedef struct bench {
+    ingot_linear_args args;
+    uint8_t *weights;
+    size_t size;
+} bench;
+
+static bench prepare(const harness *h, uint32_t dtype, uint32_t group) {
+    rng r = {1};
+    const size_t tile_bytes = linear_tile_bytes(dtype, DEPTH, group),
+                 size = (size_t)h->bench_bytes / tile_bytes * tile_bytes;
+    bench b = {.size = size, .weights = aligned(size)};
+    int8_t *a = aligned(TOKENS * DEPTH), *codebook = aligned(16);
+    float *x = aligned(TOKENS * DEPTH * sizeof(float)), *a_scale = aligned(TOKENS * DEPTH / 32 * sizeof(float));
+    int32_t *a_sum = aligned(TOKENS * DEPTH / 32 * sizeof(int32_t));
+    /* bytes below 0x40: finite f16, any codes */
+    for (size_t i = 0; i + 8 <= size; i += 8) {
+        const uint64_t word = rng_next(&r) & 0x3f3f3f3f3f3f3f3fu;
+        memcpy(b.weights + i, &word, sizeof word);
+    }
+    for (uint32_t i = 0; i < TOKENS * DEPTH; i++) a[i] = (int8_t)((int32_t)rng_below(&r, 255) - 127);
+    for (uint32_t i = 0; i < TOKENS * DEPTH; i++) x[i] = rng_uniform(&r, -1.0f, 1.0f);
+    for (uint32_t i = 0; i < TOKENS * DEPTH / 32; i++) {
+        a_scale[i] = 0.01f;
+        a_sum[i] = 0;
+        for (uint32_t j = 0; j < 32; j++) a_sum[i] += a[32 * i + j];
+    }
+    for (int i = 0; i < 16; i++) codebook[i] = (int8_t)(16 * i - 120);
+    const size_t width = 16 * (size / tile_bytes);
+    b.args = (ingot_linear_args){
+        .weights = b.weights,
+        .tile_bytes = tile_bytes,
+        .k = DEPTH,
+        .group = group,
+        .codebook = codebook,
+        .delta = 5,
+        .a = a,
+        .a_scale = a_scale,
+        .a_sum = a_sum,
+        .x = x,
+        .a_stride = DEPTH,
+        .s_stride = DEPTH / 32,
+        .x_stride = DEPTH,
+        .out = aligned(sizeof(float) * (width > TOKENS * 512 ? width : TOKENS * 512)),
+        .out_stride = 16 * PREFILL_TILES,
+    };
+    return b;
+}
+
+static void release(bench *b) {
+    free((void *)(uintptr_t)b->args.codebook);
+    free((void *)(uintptr_t)b->args.a);
+    free((void *)(uintptr_t)b->args.a_scale);
+    free((void *)(uintptr_t)b->args.a_sum);
+    free((void *)(uintptr_t)b->args.x);
+    free(b->args.out);
+    free(b->weights);
+}
+
+/* Units alternate between kernel and read, half the working set apart, so that neither finds them in cache. */
+static void measure_decode(bench *b, ingot_linear_fn run, double *kernel, double *stream) {
+    static double kernel_seconds[MOST_UNITS], stream_seconds[MOST_UNITS];
+    ingot_linear_args args = b->args;
+    const uint32_t tiles = (uint32_t)(UNIT / args.tile_bytes), units = (uint32_t)(b->size / args.tile_bytes / tiles);
+    const size_t bytes = tiles * args.tile_bytes;
+    static volatile uint64_t sink;
+    uint32_t count = 0;
+    args.m = 1;
+    for (uint32_t pass = 0; pass < 3 && count < MOST_UNITS - units; pass++) {
+        for (uint32_t u = 0; u < units; u++, count++) {
+            args.tile_begin = u * tiles;
+            args.tile_end = args.tile_begin + tiles;
+            double start = now();
+            run(&args);
+            kernel_seconds[count] = now() - start;
+            const uint32_t other = (u + units / 2) % units;
+            start = now();
+            sink += stream_read(b->weights + other * bytes, bytes);
+            stream_seconds[count] = now() - start;
+        }
+    }
+    *kernel = (double)bytes / typical(kernel_seconds, count);
+    *stream = (double)bytes / typical(stream_seconds, count);
+}
+
+/* Operations per second: two per weight and token. */
+static double measure_prefill(bench *b, ingot_linear_fn run, uint32_t tokens, uint32_t tiles) {
+    ingot_linear_args args = b->args;
+    args.m = tokens;
+    args.tile_end = tiles;
+    double best = 1e9;
+    const double limit = now() + 0.4;
+    for (int i = 0; i < 3 || now() < limit; i++) {
+        const double start = now();
+        run(&args);
+        const double seconds = now() - start;
+        best = seconds < best ? seconds : best;
+    }
+    return 2.0 * 16 * (double)tiles * (double)DEPTH * tokens / best;
+}
+
+static void bench_kernel(const harness *h, const ingot_kernel *kernel, uint32_t group) {
+    bench b = prepare(h, kernel->dtype, group);
+    const ingot_linear_fn run = (ingot_linear_fn)kernel->run;
+    const bool is_ref = kernel->isa == INGOT_ISA_REF;
+    double decode = 0, stream = 0;
+    if (!is_ref) measure_decode(&b, run, &decode, &stream);
+    const double prefill = is_ref ? measure_prefill(&b, run, 4, 1) : measure_prefill(&b, run, TOKENS, PREFILL_TILES);
+    const double four = is_ref ? prefill : measure_prefill(&b, run, 4, PREFILL_TILES);
+    const ingot_kernel *ref = kernel;
+    while (ref->isa != INGOT_ISA_REF || ref->dtype != kernel->dtype) ref++;
+    const double slow = measure_prefill(&b, (ingot_linear_fn)ref->run, 4, 1);
+    printf("%-32s %5u %8.1f %8.1f %5.0f%% %9.1f %9.1f %8.1fx\n", kernel->name, group, decode * 1e-9, stream * 1e-9,
+           stream > 0 ? 100 * decode / stream : 0.0, four * 1e-9, prefill * 1e-9, prefill / slow);
+    fflush(stdout);
+    release(&b);
+}
+
+void linear_bench(harness *h) {
+    const ingot_kernel *kernel;
+    printf("%-32s %5s %8s %8s %6s %9s %9s %9s\n", "kernel", "group", "decode", "read", "", "m=4", "m=128", "vs ref");
+    printf("%-32s %5s %8s %8s %6s %9s %9s\n", "", "", "GB/s", "GB/s", "", "GOPS", "GOPS");
+    for (uint32_t i = 0; (kernel = ingot_kernel_at(i)) != NULL; i++) {
+        if (kernel->op != INGOT_KERNEL_OP_linear || (kernel->isa & ingot_cpu_mask()) == 0) continue;
+        if (!harness_wants(h, kernel->name)) continue;
+        bench_kernel(h, kernel, kernel->dtype == INGOT_DTYPE_F16 ? 0 : 32);
+        if (kernel->dtype == INGOT_DTYPE_Q4) bench_kernel(h, kernel, 128);
+    }
+}
