@@ -115,7 +115,9 @@ def _program(container: Container) -> list[dict[str, Any]]:
 def _plan(container: Container) -> dict[str, Any]:
     plan = container.plan
     fields = [name for name in plan.__slots__ if name not in ("reserved", "peak_count")]
-    peaks = [{"context": p.context, "chunk": p.chunk, "bytes": p.peak_bytes} for p in container.peaks]
+    peaks = [
+        {"context": p.context, "chunk": p.chunk, "bytes": p.peak_bytes} for p in container.peaks
+    ]
     return {**{name: getattr(plan, name) for name in fields}, "peaks": peaks}
 
 
