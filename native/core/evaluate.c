@@ -112,9 +112,14 @@ ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, 
     if (status == INGOT_OK) {
         session->limit = instructions;
         session->tracing = true;
-        run_pass(session, tokens, count, wanted);
-        session->executed += instructions;
+        if (run_pass(session, tokens, count, wanted)) {
+            session->executed += instructions;
+        } else {
+            session->selected = 0;
+            status = ingot_fail(INGOT_ERROR_CANCELLED, "cancelled; the trace is not complete");
+        }
     }
+    atomic_store(&session->cancelled, 0);
     ingot_session_leave(session);
     return status;
 }

@@ -44,15 +44,6 @@ void ingot_model_close(ingot_model *model) {
     free(model);
 }
 
-static uint32_t embedding_rows(const ingot_model *model) {
-    for (uint32_t index = 0; index < model->step_count; index++) {
-        if (model->steps[index].opcode == INGOT_OPCODE_EMBED) {
-            return (uint32_t)model->file.tensors[model->steps[index].inputs[1]].shape[0];
-        }
-    }
-    return UINT32_MAX;
-}
-
 ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *info) {
     if (model == NULL || info == NULL || info->struct_size != sizeof *info) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_model_info_get: info->struct_size must be %zu",
@@ -67,7 +58,7 @@ ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *in
         .chunk = file->plan->chunk,
         .vocabulary = file->plan->vocabulary,
         .logits_width = (uint32_t)file->tensors[file->step_output].shape[1],
-        .embedding_rows = embedding_rows(model),
+        .embedding_rows = model->embedding_rows,
         .file_size = file->size,
         .weights_offset = file->weights_offset,
         .weights_size = file->weights_size,

@@ -22,6 +22,9 @@ static const float *normalized_row(const ingot_lane *lane, const ingot_step *ste
     return lane->area->row;
 }
 
+/* As far as any format's group reaches; at most the model's widest_k. */
+static uint32_t quantized_width(uint32_t k) { return (k + 127) / 128 * 128; }
+
 static void pad_row(const float *x, uint32_t k, uint32_t k_padded, float *out) {
     memcpy(out, x, k * sizeof(float));
     memset(out + k, 0, (k_padded - k) * sizeof(float));
@@ -36,7 +39,7 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step) {
     bool norm_here = step->absorbed_norm >= 0 && !session->tracing;
     const float *x = norm_here ? normalized_row(lane, step) : ingot_row(session, step->inputs[0], 0);
     if (step->quantizes) {
-        session->model->rows.quantize(x, k, session->model->widest_k, area->a, area->a_scale, area->a_sum);
+        session->model->rows.quantize(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);
     }
     if (step->reads_float && k % 32 != 0) {
         float *padded = area->row; /* as wide as any padded row, see program.c; x may be the same row */
@@ -76,8 +79,8 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
             const float *x = ingot_row(session, step->inputs[0], row);
             if (step->quantizes) {
                 size_t groups = (size_t)row * (wide / 32);
-                model->rows.quantize(x, k, wide, session->a + (size_t)row * wide, session->a_scale + groups,
-                                     session->a_sum + groups);
+                model->rows.quantize(x, k, quantized_width(k), session->a + (size_t)row * wide,
+                                     session->a_scale + groups, session->a_sum + groups);
             }
             if (pads) {
                 pad_row(x, k, model->padded_float_k, session->padded + (size_t)row * model->padded_float_k);

@@ -10,6 +10,8 @@
 
 static uint32_t round_up(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
 
+static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
 static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint32_t output, ingot_linear_part *part) {
@@ -77,13 +79,18 @@ static bool overlap(const ingot_tensor_record *a, const ingot_tensor_record *b) 
     return a->rows == b->rows && a->offset < b->offset + b->size && b->offset < a->offset + a->size;
 }
 
-/* A norm whose only reader is the next linear can be repeated by every thread, which saves a barrier; not where the
- * linear overwrites the norm's input, and not where a head-wise norm (QK norm) is meant. */
-static bool absorbable(const ingot_model *model, uint32_t index) {
+/* A norm whose only reader is the next linear, as its first input, can be repeated by every thread, which saves a
+ * barrier; not where the linear overwrites the norm's input, and not where a head-wise norm (QK norm) is meant. */
+static bool absorbable(const ingot_model *model, uint32_t index, const uint32_t *last_readers) {
     const ingot_step *norm = &model->steps[index], *linear = &model->steps[index + 1];
     const ingot_tensor_record *tensors = model->file.tensors;
     if (norm->opcode != INGOT_OPCODE_RMS_NORM || linear->opcode != INGOT_OPCODE_LINEAR ||
-        linear->inputs[0] != norm->outputs[0]) {
+        linear->inputs[0] != norm->outputs[0] || last_readers[norm->outputs[0]] != index + 1 ||
+        model->file.step_output == norm->outputs[0]) {
+        return false;
+    }
+    uint32_t last_input = model->file.instructions[model->file.step_first + index + 1].inputs - 1u;
+    if (linear->inputs[last_input] == norm->outputs[0]) { /* it is the residual as well */
         return false;
     }
     const ingot_norm_parameters *parameters = norm->parameters;
@@ -95,15 +102,28 @@ static bool absorbable(const ingot_model *model, uint32_t index) {
             return false;
         }
     }
-    for (uint32_t later = index + 2; later < model->step_count; later++) {
-        const ingot_instruction *instruction = &model->file.instructions[model->file.step_first + later];
+    return true;
+}
+
+static ingot_status absorb_norms(ingot_model *model) {
+    uint32_t *last_readers = calloc(model->file.tensor_count, sizeof *last_readers); /* steps, by tensor */
+    if (last_readers == NULL) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for %u tensors", model->file.tensor_count);
+    }
+    for (uint32_t index = 0; index < model->step_count; index++) {
+        const ingot_instruction *instruction = &model->file.instructions[model->file.step_first + index];
         for (uint32_t i = 0; i < instruction->inputs; i++) {
-            if (model->steps[later].inputs[i] == norm->outputs[0]) {
-                return false;
-            }
+            last_readers[model->steps[index].inputs[i]] = index;
         }
     }
-    return true;
+    for (uint32_t index = 0; index + 1 < model->step_count; index++) {
+        if (absorbable(model, index, last_readers)) {
+            model->steps[index].absorbed = true;
+            model->steps[index + 1].absorbed_norm = (int32_t)index;
+        }
+    }
+    free(last_readers);
+    return INGOT_OK;
 }
 
 static ingot_status prepare_step(ingot_model *model, uint32_t index) {
@@ -118,6 +138,9 @@ static ingot_status prepare_step(ingot_model *model, uint32_t index) {
     step->absorbed_norm = -1;
     if (step->opcode == INGOT_OPCODE_LINEAR) {
         return prepare_linear(model, step);
+    }
+    if (step->opcode == INGOT_OPCODE_EMBED) {
+        model->embedding_rows = smaller(model->embedding_rows, (uint32_t)file->tensors[step->inputs[1]].shape[0]);
     }
     if (step->opcode == INGOT_OPCODE_ATTENTION) {
         prepare_attention(model, step);
@@ -139,19 +162,14 @@ ingot_status ingot_program_prepare(ingot_model *model) {
     model->rows = ingot_row_kernels_select();
     model->widest_k = model->widest_row = 128;
     model->widest_head = 16;
+    model->embedding_rows = UINT32_MAX;
     for (uint32_t index = 0; index < model->step_count; index++) {
         ingot_status status = prepare_step(model, index);
         if (status != INGOT_OK) {
             return status;
         }
     }
-    for (uint32_t index = 0; index + 1 < model->step_count; index++) {
-        if (absorbable(model, index)) {
-            model->steps[index].absorbed = true;
-            model->steps[index + 1].absorbed_norm = (int32_t)index;
-        }
-    }
-    return INGOT_OK;
+    return absorb_norms(model);
 }
 
 void ingot_program_discard(ingot_model *model) {

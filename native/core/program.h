@@ -61,6 +61,7 @@ struct ingot_model {
     uint32_t step_count;
     ingot_state_place *states;
     uint32_t state_count;
+    uint32_t embedding_rows; /* of the smallest table: token ids must be below it */
     uint32_t widest_k;      /* padded to 128: the longest int8 activation row */
     uint32_t widest_row;    /* floats of the widest normalized row, padded to 128 */
     uint32_t widest_head;   /* head_padded */

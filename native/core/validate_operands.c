@@ -7,7 +7,7 @@
 #include "core/layout.h"
 #include "core/validate.h"
 
-enum { MAX_OPERANDS = 16, MAX_HEAD = 1024, MAX_WEIGHTS = 3, ANY_ROWS = 0 };
+enum { MAX_OPERANDS = 16, MAX_HEAD = 1024, MAX_HEADS = 65536, MAX_WEIGHTS = 3, ANY_ROWS = 0 };
 
 /* An instruction with its operands looked up. */
 typedef struct call {
@@ -153,9 +153,11 @@ static ingot_status check_rope(const call *c) {
 
 static ingot_status check_attention_values(const call *c) {
     const ingot_attention_parameters *p = c->parameters;
-    if (p->heads < 1 || p->kv_heads < 1 || p->heads % p->kv_heads != 0 || p->head_size < 1 || p->head_size > MAX_HEAD) {
-        return VALUE(c, "%" PRIu32 " heads, %" PRIu32 " kv heads of %" PRIu32 "; kv heads must divide heads", ME(c),
-                     p->heads, p->kv_heads, p->head_size);
+    if (p->heads < 1 || p->heads > MAX_HEADS || p->kv_heads < 1 || p->heads % p->kv_heads != 0 || p->head_size < 1 ||
+        p->head_size > MAX_HEAD) {
+        return VALUE(c,
+                     "%" PRIu32 " heads (at most %d), %" PRIu32 " kv heads of %" PRIu32 "; kv heads must divide heads",
+                     ME(c), p->heads, MAX_HEADS, p->kv_heads, p->head_size);
     }
     if (!positive(p->scale)) {
         return VALUE(c, "scale %g, expected a positive number", ME(c), (double)p->scale);

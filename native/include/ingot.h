@@ -193,7 +193,8 @@ const float *ingot_session_logits(const ingot_session *session, uint32_t row);
 uint32_t ingot_session_position(const ingot_session *session);
 /** Forgets all positions from `position` on. */
 ingot_status ingot_session_truncate(ingot_session *session, uint32_t position);
-/** From any thread: the running eval stops after the present pass. The flag is cleared by the next eval's return. */
+/** From any thread: the running eval stops after the present pass. The flag is cleared when the next eval or trace
+ * returns. */
 void ingot_session_cancel(ingot_session *session);
 /** Bytes that the session took. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_session_memory(const ingot_session *session, ingot_memory_info *info);

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import statistics
 import subprocess
 import sys
@@ -207,6 +208,15 @@ def measure_start(files: dict[str, Path], arguments: argparse.Namespace) -> list
     return bars
 
 
+def machine() -> str:
+    """Return the processor's name and how many of them there are."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    names = [
+        line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")
+    ]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()
+
+
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -227,7 +237,7 @@ def main() -> int:
     """Print tables and bars; exits with 1 if a bar is not reached."""
     arguments = parse_arguments()
     bars: list[Bar] = []
-    record: dict[str, object] = {}
+    record: dict[str, object] = {"machine": machine()}
     for shape in SHAPES:
         if shape.name not in arguments.shapes:
             continue

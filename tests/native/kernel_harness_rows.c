@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The suite of the row kernels: attention, quantize, rms_norm and gate of each level against the reference set. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -60,11 +61,16 @@ static void fill_ties(rng *r, const guarded *g, uint32_t count) {
     for (uint32_t i = 0; i < count; i += 32) floats(g)[i] = rng_below(r, 2) ? 127.0f : -127.0f;
 }
 
+static void fill_no_numbers(rng *r, const guarded *g, uint32_t count) {
+    for (uint32_t i = 0; i < count; i += 1 + rng_below(r, 40)) floats(g)[i] = rng_below(r, 4) ? NAN : -INFINITY;
+}
+
 static row_case quantize_case(rng *r) {
     row_case c = {.call = call_quantize, .n = random_count(r, 32)};
     c.padded = (c.n + 127) / 128 * 128;
     c.in[0] = random_floats(r, c.n, random_size(r), 4);
     if (rng_below(r, 2)) fill_ties(r, &c.in[0], c.n);
+    if (rng_below(r, 4) == 0) fill_no_numbers(r, &c.in[0], c.n);
     const size_t groups = c.padded / 32;
     memcpy(c.out_bytes, (size_t[]){c.padded, groups * sizeof(float), groups * sizeof(int32_t)}, sizeof c.out_bytes);
     snprintf(c.shape, sizeof c.shape, "k %u of %u", c.n, c.padded);
@@ -122,6 +128,10 @@ static row_case attention_case(rng *r) {
     a->out_stride = group * d + rng_below(r, 3) * 16;
     c.in[0] = random_halves(r, (size_t)capacity * d);
     c.in[1] = random_halves(r, (size_t)capacity * padded);
+    if (rng_below(r, 4) == 0) { /* nothing before the last token may notice */
+        for (uint32_t i = 0; i < d; i++)
+            memcpy(c.in[1].data + 2 * ((size_t)(before + tokens - 1) * padded + i), "\0\x7c", 2);
+    }
     c.in[2] = random_floats(r, (tokens - 1) * a->q_stride + group * d, rng_below(r, 4) ? 1.0f : 40.0f, 4);
     a->keys = (const uint16_t *)(const void *)c.in[0].data;
     a->values = (const uint16_t *)(const void *)c.in[1].data;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that no compressor writes but that a file may hold: the native library takes them at their word."""
+"""Programs that no compressor writes but that a file may hold; the native library runs them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ingot import Model
+from ingot._native import native
 from ingot.container import Container
 from ingot.errors import CancelledError, InvalidArgumentError
 from ingot.format import Dtype, Epilogue, LinearFlag, LinearParameters, NormParameters, Opcode, Rows
@@ -69,8 +70,8 @@ def test_a_token_must_be_in_every_table(tmp_path: Path) -> None:
     x, y = b.embed("x", ROWS), b.embed("y", FEW_ROWS)
     both = b.op(Opcode.ADD, (x, y), (b.activation("both", WIDTH),))
     path = b.write(tmp_path / "m.ingot", "ids", b.last(both), FEW_ROWS)
-    assert logits(path, [FEW_ROWS - 1], 1).shape == (1, WIDTH)
-    with pytest.raises(InvalidArgumentError, match=f"the embedding has {FEW_ROWS} rows"):
+    assert np.abs(logits(path, [FEW_ROWS - 1], 1)).max() > 0
+    with pytest.raises(InvalidArgumentError, match=f"0 to {FEW_ROWS - 1}"):
         logits(path, [FEW_ROWS], 1)
     with Container(path) as container, pytest.raises(InvalidArgumentError):
         ReferenceSession(container).eval([FEW_ROWS], 1)
@@ -93,7 +94,8 @@ def test_a_norm_that_is_the_result_is_written_out(tmp_path: Path) -> None:
 def test_a_cancelled_trace_says_so(tmp_path: Path) -> None:
     path = every_op(tmp_path / "m.ingot", Dtype.Q8, 32)
     with Model(path) as model, model.session(threads=2) as session:
-        session.cancel()
+        # Session.cancel does nothing while none runs; the library remembers.
+        native().lib.ingot_session_cancel(session._handle)
         with pytest.raises(CancelledError):
             session.trace([1, 2, 3], 20)
         session.trace([1, 2, 3], 20)

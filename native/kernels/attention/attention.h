@@ -10,7 +10,8 @@
  *   capacity is a multiple of 64, d_padded = d rounded up to 16, its padding zero.
  * Shapes: q[r] (d) f32; out[r] (d) f32; scratch (rows of a register tile) * (64 + d_padded + 16) f32, 64-byte aligned.
  * Exact: products are fused multiply-adds in ascending d (scores) and ascending position (sums); the denominator in 16
- * lanes and the fixed tree: the same bits on every ISA. Positions behind last[r] weigh exactly 0.
+ * lanes and the fixed tree: the same bits on every ISA. Positions behind last[r] take no part, whatever
+ * stands there.
  * Thread-safe; split by KV head and by row. Source: Dao 2023 (arXiv:2307.08691), layout our own. */
 #ifndef INGOT_KERNELS_ATTENTION_H
 #define INGOT_KERNELS_ATTENTION_H

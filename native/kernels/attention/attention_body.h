@@ -118,6 +118,21 @@ static inline void sum_vectors(const ingot_attention_args *args, attention_tile 
     }
 }
 
+/* Positions from `first` on that row r sees and another row of its tile does not. */
+static inline void sum_rest(const ingot_attention_args *args, attention_tile *tile, const uint16_t *values, uint32_t r,
+                            uint32_t first, uint32_t count) {
+    const uint32_t width = args->head_padded;
+    for (uint32_t column = 0; column < width && first < count; column += 16) {
+        float *place = tile->sums + r * width + column;
+        v16 sum = v16_load(place);
+        for (uint32_t p = first; p < count; p++) {
+            v16 weight = v16_set(tile->weights[r * BLOCK + p]);
+            sum = v16_fma(weight, v16_load_half(values + (size_t)p * width + column), sum);
+        }
+        v16_store(place, sum);
+    }
+}
+
 /* The full tile has constant bounds, so that its accumulators stay in registers. */
 static inline void sum_block(const ingot_attention_args *args, attention_tile *tile, const uint16_t *values,
                              uint32_t count) {
@@ -135,10 +150,11 @@ static inline void sum_block(const ingot_attention_args *args, attention_tile *t
 static void attend_block(const ingot_attention_args *args, attention_tile *tile, uint32_t start) {
     const uint16_t *keys = args->keys + (size_t)start * args->head_size;
     const uint16_t *values = args->values + (size_t)start * args->head_padded;
-    uint32_t most = 0;
+    uint32_t most = 0, least = BLOCK;
     for (uint32_t r = 0; r < tile->rows; r++) {
         uint32_t count = visible(tile, r, start);
         most = count > most ? count : most;
+        least = count < least ? count : least;
     }
     for (uint32_t vector = 0; vector * 16 < most; vector += VECTOR_COLUMNS) {
         if (tile->rows == VECTOR_ROWS) {
@@ -149,13 +165,15 @@ static void attend_block(const ingot_attention_args *args, attention_tile *tile,
     }
     for (uint32_t r = 0; r < tile->rows; r++) {
         uint32_t count = visible(tile, r, start);
-        if (count == 0) {
-            memset(tile->weights + r * BLOCK, 0, BLOCK * sizeof(float));
-        } else {
+        if (count != 0) {
             soften_row(args, tile, r, count);
         }
     }
-    sum_block(args, tile, values, most);
+    /* A weight of 0 is not enough for what a row does not see: 0 times infinity is not 0. */
+    sum_block(args, tile, values, least);
+    for (uint32_t r = 0; r < tile->rows; r++) {
+        sum_rest(args, tile, values, r, least, visible(tile, r, start));
+    }
 }
 
 static void finish_row(const ingot_attention_args *args, const attention_tile *tile, uint32_t r, float *out) {

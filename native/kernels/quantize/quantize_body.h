@@ -5,13 +5,17 @@
 #include "kernels/quantize/quantize.h"
 #include "kernels/vector/vector.h"
 
+/* Changes what stems from a NaN or an infinity only. */
+static v16 limit(v16 x) { return v16_max(v16_min(x, v16_set(127.0f)), v16_set(-127.0f)); }
+
 static void quantize_group(const float *x, int8_t *a, float *a_scale, int32_t *a_sum) {
     v16 low = v16_load(x), high = v16_load(x + 16);
-    float largest = v16_largest(v16_max(v16_absolute(low), v16_absolute(high)));
+    /* v16_max(NaN, y) is y: the largest of the numbers, in whatever order they are compared. */
+    float largest = v16_largest(v16_max(v16_absolute(high), v16_max(v16_absolute(low), v16_zero())));
     float inverse = largest >= 1e-30f ? 127.0f / largest : 0.0f;
     *a_scale = largest >= 1e-30f ? largest / 127.0f : 0.0f;
     v16 factor = v16_set(inverse);
-    *a_sum = v16_store_int8(a, v16_mul(low, factor)) + v16_store_int8(a + 16, v16_mul(high, factor));
+    *a_sum = v16_store_int8(a, limit(v16_mul(low, factor))) + v16_store_int8(a + 16, limit(v16_mul(high, factor)));
 }
 
 static void quantize_row(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale, int32_t *a_sum) {

@@ -3,7 +3,9 @@
  *
  * vector_<isa>.h defines the type v16 and its operations; an ISA file includes one of them and then the body of its
  * op (<op>_body.h), which is written once. Every operation is IEEE exact with the same lanes, so that the bodies give
- * the same bits on every ISA: no reciprocal estimates, no reassociation, the sum of 16 lanes by one fixed tree. */
+ * the same bits on every ISA: no reciprocal estimates, no reassociation, the sum of 16 lanes by one fixed tree.
+ * v16_max and v16_min are x > y ? x : y and x < y ? x : y, so y where one is a NaN; v16_largest takes no NaN. Which NaN
+ * an operation returns differs between ISAs. */
 #ifndef INGOT_VECTOR_H
 #define INGOT_VECTOR_H
 

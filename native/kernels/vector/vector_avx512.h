@@ -39,7 +39,7 @@ static inline v16 v16_scale_by_power(v16 x, v16 shifted) {
     __m512i bits = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), bits));
 }
-/* Rounds to nearest even, stores 16 int8, returns their sum. */
+/* Rounds to nearest even, stores 16 int8, returns their sum. No NaN, nothing beyond 127. */
 static inline int32_t v16_store_int8(int8_t *p, v16 x) {
     __m512i rounded = _mm512_cvtps_epi32(x);
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(rounded));

@@ -46,8 +46,11 @@ static inline v16 v16_add(v16 x, v16 y) { return V16_MAP2(vaddq_f32, x, y); }
 static inline v16 v16_sub(v16 x, v16 y) { return V16_MAP2(vsubq_f32, x, y); }
 static inline v16 v16_mul(v16 x, v16 y) { return V16_MAP2(vmulq_f32, x, y); }
 static inline v16 v16_div(v16 x, v16 y) { return V16_MAP2(vdivq_f32, x, y); }
-static inline v16 v16_max(v16 x, v16 y) { return V16_MAP2(vmaxq_f32, x, y); }
-static inline v16 v16_min(v16 x, v16 y) { return V16_MAP2(vminq_f32, x, y); }
+/* vmaxq and vminq would return a NaN of either side. */
+static inline float32x4_t larger4(float32x4_t x, float32x4_t y) { return vbslq_f32(vcgtq_f32(x, y), x, y); }
+static inline float32x4_t smaller4(float32x4_t x, float32x4_t y) { return vbslq_f32(vcltq_f32(x, y), x, y); }
+static inline v16 v16_max(v16 x, v16 y) { return V16_MAP2(larger4, x, y); }
+static inline v16 v16_min(v16 x, v16 y) { return V16_MAP2(smaller4, x, y); }
 static inline v16 v16_absolute(v16 x) { return V16_MAP1(vabsq_f32, x); }
 static inline v16 v16_fma(v16 x, v16 y, v16 z) {
     for (int i = 0; i < 4; i++) {

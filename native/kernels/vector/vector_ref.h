@@ -61,8 +61,7 @@ static inline v16 v16_scale_by_power(v16 x, v16 shifted) {
 static inline int32_t v16_store_int8(int8_t *p, v16 x) {
     int32_t sum = 0;
     for (int i = 0; i < 16; i++) {
-        float rounded = rintf(x.lane[i]); /* a NaN becomes 0 rather than undefined */
-        int32_t value = rounded >= -128.0f && rounded <= 127.0f ? (int32_t)rounded : 0;
+        int32_t value = (int32_t)rintf(x.lane[i]);
         p[i] = (int8_t)value;
         sum += value;
     }

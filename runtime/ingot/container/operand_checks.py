@@ -35,6 +35,7 @@ from ingot.packing.sizes import round_up
 __all__ = ["check_instruction"]
 
 _MAX_HEAD = 1024
+_MAX_HEADS = 65536
 _MAX_WEIGHTS = 3
 _TYPES: dict[str, tuple[Role, Dtype | None]] = {
     "w": (Role.WEIGHT, None),
@@ -215,8 +216,12 @@ def _check_attention(call: _Call) -> None:
     record = cast(AttentionParameters, call.record)
     heads, kv_heads, head = record.heads, record.kv_heads, record.head_size
     call.value(
-        heads >= 1 and kv_heads >= 1 and heads % kv_heads == 0 and 1 <= head <= _MAX_HEAD,
-        f"{heads} heads, {kv_heads} kv heads of {head}; kv heads must divide heads",
+        1 <= heads <= _MAX_HEADS
+        and kv_heads >= 1
+        and heads % kv_heads == 0
+        and 1 <= head <= _MAX_HEAD,
+        f"{heads} heads (at most {_MAX_HEADS}), {kv_heads} kv heads of {head}; "
+        "kv heads must divide heads",
     )
     call.value(0 < record.scale < inf, f"scale {record.scale}, expected a positive number")
     call.value(

@@ -90,16 +90,14 @@ class ReferenceSession:
         Raises: as eval.
         """
         ids = np.array(tokens, np.int64)
-        table = self.container.tensors[self._embedding()]
+        rows = self._embedding_rows()
         if ids.ndim != 1 or ids.size == 0:
             raise InvalidArgumentError("no tokens to evaluate; expected at least one")
         if not 0 <= wanted <= ids.size:
             raise InvalidArgumentError(f"wanted is {wanted}, expected 0 to {ids.size} (the tokens)")
-        outside = ids[(ids < 0) | (ids >= table.shape[0])]
+        outside = ids[(ids < 0) | (ids >= rows)]
         if outside.size:
-            raise InvalidArgumentError(
-                f"token id {int(outside[0])}, expected 0 to {table.shape[0] - 1}"
-            )
+            raise InvalidArgumentError(f"token id {int(outside[0])}, expected 0 to {rows - 1}")
         context = self.container.plan.context
         if self.position + ids.size > context:
             raise ContextFullError(
@@ -108,11 +106,15 @@ class ReferenceSession:
             )
         return ids.astype(np.int32)
 
-    def _embedding(self) -> int:
-        for index in range(self._entry.first, self._entry.first + self._entry.count):
-            if self.container.instructions[index].opcode == Opcode.EMBED:
-                return int(self.container.inputs(index)[1])
-        raise InvalidArgumentError("entry 'step' has no embed instruction")
+    def _embedding_rows(self) -> int:
+        tables = [
+            self.container.tensors[self.container.inputs(index)[1]]
+            for index in range(self._entry.first, self._entry.first + self._entry.count)
+            if self.container.instructions[index].opcode == Opcode.EMBED
+        ]
+        if not tables:
+            raise InvalidArgumentError("entry 'step' has no embed instruction")
+        return min(table.shape[0] for table in tables)
 
     def _run(self, tokens: NDArray[np.int32], wanted: int) -> Values:
         values: Values = {}
