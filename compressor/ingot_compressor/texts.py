@@ -59,10 +59,14 @@ def _line_text(path: Path, number: int, line: str) -> str:
 
 
 def bundled_text(purpose: str) -> Path | None:
-    """Return the extract of a source checkout for a purpose, or None in an installed package.
+    """Return the bundled extract for a purpose, or None if this copy was built without it.
 
-    `purpose` is "calibration" or "evaluation".
+    `purpose` is "calibration" or "evaluation". It is package data when installed, and stands in
+    examples/text in a source checkout.
     """
-    folder = Path(__file__).resolve().parents[2] / "examples" / "text"
-    found = sorted(folder.glob(f"*{purpose}*.txt"))
-    return found[0] if found else None
+    package = Path(__file__).resolve().parent
+    for folder in (package / "bundled_texts", package.parents[1] / "examples" / "text"):
+        found = sorted(folder.glob(f"*{purpose}*.txt"))
+        if found:
+            return found[0]
+    return None
