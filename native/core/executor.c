@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/executor.h"
 
+#include "core/float_mode.h"
+
 void ingot_lane_synchronize(ingot_lane *lane) {
     if (lane->stage == INGOT_STAGE_CLEAN) {
         return;
@@ -58,8 +60,7 @@ static void run_step(ingot_lane *lane, const ingot_step *step) {
     }
 }
 
-void ingot_executor_run(void *argument, uint32_t thread) {
-    ingot_session *session = argument;
+static void run_program(ingot_session *session, uint32_t thread) {
     ingot_lane lane = {session, &session->areas[thread], thread, INGOT_STAGE_CLEAN};
     for (uint32_t index = 0; index < session->limit; index++) {
         const ingot_step *step = &session->model->steps[index];
@@ -70,4 +71,11 @@ void ingot_executor_run(void *argument, uint32_t thread) {
             return;
         }
     }
+}
+
+void ingot_executor_run(void *argument, uint32_t thread) {
+    uint64_t mode = ingot_float_mode_get();
+    ingot_float_mode_set(INGOT_FLOAT_MODE_STANDARD);
+    run_program(argument, thread);
+    ingot_float_mode_set(mode);
 }

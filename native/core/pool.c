@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "platform/platform.h"
 
-enum { SPINS_BEFORE_YIELD = 4000, YIELDS_BEFORE_SLEEP = 200, LINE = 64 };
+enum { SPINS_PER_TURN = 150, TURNS_BEFORE_SLEEP = 2000, LINE = 64 };
 
 typedef struct worker {
     ingot_pool *pool;
@@ -39,17 +39,16 @@ static inline void pause_briefly(void) {
 #endif
 }
 
-/* Waits until *word differs from `seen`. The sleepers count lets the waker skip the system call. */
+/* Waits until *word differs from `seen`. A short spin, then a turn for whoever else wants this CPU: if that is the very
+ * thread waited for, spinning on would only keep it from running. At last it sleeps; the sleepers count lets the waker
+ * skip the system call. */
 static void wait_for_change(ingot_pool *pool, _Atomic uint32_t *word, uint32_t seen) {
-    for (uint32_t spin = 0; spin < SPINS_BEFORE_YIELD; spin++) {
-        if (atomic_load_explicit(word, memory_order_acquire) != seen) {
-            return;
-        }
-        pause_briefly();
-    }
-    for (uint32_t turn = 0; turn < YIELDS_BEFORE_SLEEP; turn++) {
-        if (atomic_load_explicit(word, memory_order_acquire) != seen) {
-            return;
+    for (uint32_t turn = 0; turn < TURNS_BEFORE_SLEEP; turn++) {
+        for (uint32_t spin = 0; spin < SPINS_PER_TURN; spin++) {
+            if (atomic_load_explicit(word, memory_order_acquire) != seen) {
+                return;
+            }
+            pause_briefly();
         }
         ingot_platform_yield();
     }

@@ -5,6 +5,7 @@
  *
  * Checks, one line each, exit 1 on the first that fails:
  *   same logits, to the bit, for 1 to 4 threads and for chunks of 1, 3 and the plan's;
+ *   the same in any floating-point mode of the host;
  *   no allocation after the session is open (malloc and friends count while armed);
  *   cancel from another thread leaves the session usable; two sessions on two threads do not disturb each other.
  * --plant makes one check see a fault, to show that it can fail. */
@@ -14,7 +15,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/float_mode.h"
 #include "ingot.h"
+
+#if defined(__x86_64__)
+enum { FLUSH_AND_ROUND_DOWN = 0xa040 }; /* FTZ, rounding down, DAZ */
+#else
+enum { FLUSH_AND_ROUND_DOWN = 0x1800000 }; /* FZ, rounding towards minus infinity */
+#endif
 
 enum { TOKENS = 40, MAX_THREADS = 4 };
 
@@ -107,6 +115,24 @@ static int check_same_bits(bool planted) {
     }
     free(expected);
     printf("ok   same bits for any threads and chunk\n");
+    return 0;
+}
+
+/* A host that flushes subnormals to zero, or rounds down, must not change a bit, and must find its mode again. */
+static int check_float_mode(void) {
+    float *expected = evaluate_with(2, 0);
+    uint64_t before = ingot_float_mode_get(), changed = before | FLUSH_AND_ROUND_DOWN;
+    ingot_float_mode_set(changed);
+    float *found = evaluate_with(2, 0);
+    bool kept = ingot_float_mode_get() == changed;
+    ingot_float_mode_set(before);
+    bool same = memcmp(expected, found, (size_t)(TOKENS / 2 + 1) * info.logits_width * sizeof(float)) == 0;
+    free(expected);
+    free(found);
+    if (!same || !kept) {
+        return fail("any floating-point mode of the host", same ? "the mode was not restored" : "the logits differ");
+    }
+    printf("ok   any floating-point mode of the host\n");
     return 0;
 }
 
@@ -205,6 +231,7 @@ int main(int count, char **arguments) {
         tokens[index] = (int32_t)((index * 7919u + 1u) % info.vocabulary);
     }
     int failed = check_same_bits(strcmp(planted, "bits") == 0);
+    failed = failed || check_float_mode();
     failed = failed || check_no_allocation(strcmp(planted, "alloc") == 0);
     failed = failed || check_cancel();
     failed = failed || check_two_sessions();
