@@ -19,6 +19,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKERS = ("<!-- benchmark: begin -->", "<!-- benchmark: end -->")
@@ -92,10 +93,13 @@ def draw(record: Mapping[str, Any], path: Path) -> None:
             x = [row + 0.27 * (place - 1) for row in range(len(rows))]
             style = {"color": COLOURS[name], "label": label, "error_kw": {"elinewidth": 0.8}}
             axis.bar(x, middle, 0.25, yerr=[below, above], **style)
-        names = [f"{LABELS[shape]}\n{threads} threads" for shape, threads, _ in rows]
-        axis.set_xticks(range(len(rows)), names, fontsize=6.5)
+        names = [f"{LABELS[shape]}\nthreads: {threads}" for shape, threads, _ in rows]
+        axis.set_xticks(range(len(rows)), names, fontsize=6)
         axis.set_title(f"{kind}, tokens per second (log scale)", fontsize=9)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(ScalarFormatter())
+        axis.tick_params(axis="y", which="both", labelsize=6)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(fontsize=7, frameon=False)
     figure.tight_layout()
