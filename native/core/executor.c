@@ -2,48 +2,7 @@
 #include "core/executor.h"
 
 #include "core/float_mode.h"
-
-void ingot_lane_synchronize(ingot_lane *lane) {
-    if (lane->stage == INGOT_STAGE_CLEAN) {
-        return;
-    }
-    if (atomic_load_explicit(&lane->session->cancelled, memory_order_relaxed) != 0) {
-        ingot_pool_request_stop(lane->session->pool);
-    }
-    ingot_pool_barrier(lane->session->pool);
-    lane->stage = INGOT_STAGE_CLEAN;
-}
-
-void ingot_lane_share(ingot_lane *lane) {
-    ingot_lane_synchronize(lane);
-    lane->stage = INGOT_STAGE_SHARED;
-}
-
-bool ingot_lane_take(const ingot_lane *lane, uint32_t items, uint32_t grain, uint32_t *begin, uint32_t *end) {
-    return ingot_pool_take(lane->session->pool, items, grain, begin, end);
-}
-
-bool ingot_lane_serial(ingot_lane *lane) {
-    if (lane->stage == INGOT_STAGE_SHARED) {
-        ingot_lane_synchronize(lane);
-    }
-    lane->stage = INGOT_STAGE_SERIAL;
-    return lane->thread == 0;
-}
-
-uint32_t ingot_row_count(const ingot_session *session, uint32_t tensor) {
-    return session->places[tensor].selected ? session->selected : session->m;
-}
-
-float *ingot_row(const ingot_session *session, uint32_t tensor, uint32_t row) {
-    const ingot_activation_place *place = &session->places[tensor];
-    return place->data + (size_t)row * place->stride;
-}
-
-const float *ingot_constant(const ingot_session *session, uint32_t tensor) {
-    const ingot_file *file = &session->model->file;
-    return (const float *)(const void *)(file->weights + file->tensors[tensor].offset);
-}
+#include "core/ops.h"
 
 static void run_step(ingot_lane *lane, const ingot_step *step) {
     switch (step->opcode) {

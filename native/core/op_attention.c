@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* attention: append this pass's keys and values, then share out (KV head, run of tokens). */
-#include "core/executor.h"
+#include "core/ops.h"
 
 enum { TOKENS_OF_ITEM = 8 };
 

@@ -2,7 +2,7 @@
 /* linear: quantize the input, share the tiles of all parts, finish each tile while it is in the cache. */
 #include <string.h>
 
-#include "core/executor.h"
+#include "core/ops.h"
 
 /* The input as the kernels read it. */
 typedef struct linear_input {

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "core/dequantize.h"
-#include "core/executor.h"
+#include "core/ops.h"
 
 typedef void (*row_fn)(const ingot_session *session, const ingot_step *step, uint32_t row);
 

@@ -125,7 +125,7 @@ def test_no_print_in_the_packages_outside_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ['open("/work/x")', "see /tmp/y", "'/home/a/b'", "path=/root/z", "(/opt/w/)"]
+    "line", ['open("/mnt/x")', "see /tmp/y", "'/home/a/b'", "path=/root/z", "(/opt/w/)"]
 )
 def test_machine_paths_are_seen(line: str) -> None:
     assert MACHINE_PATH.search(line)
