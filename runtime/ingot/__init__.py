@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from ingot import _numpy_start as _numpy_start  # before anything else loads NumPy
 from ingot.chat import Chat, ChatSettings
 from ingot.errors import (
     CancelledError,

@@ -89,6 +89,19 @@ def test_import_is_fast_and_loads_neither_torch_nor_the_text_packages() -> None:
     assert min(float(took) for took, _ in runs) < 0.060
 
 
+def test_numpy_is_loaded_with_threads_that_sleep_and_the_environment_is_kept() -> None:
+    # A module in NumPy's place notes what it would have been loaded with.
+    code = (
+        "import os, sys\nname = 'OPENBLAS_THREAD_TIMEOUT'\nseen = []\n"
+        "class Finder:\n"
+        "    def find_spec(self, module, path=None, target=None):\n"
+        "        if module == 'numpy': seen.append(os.environ.get(name))\n"
+        "sys.meta_path.insert(0, Finder())\nimport ingot\nprint(seen, os.environ.get(name))"
+    )
+    assert _python(code).strip() == "['4'] None"
+    assert _python(code, OPENBLAS_THREAD_TIMEOUT="20").strip() == "['20'] 20"
+
+
 def _python(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],
