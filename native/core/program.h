@@ -66,6 +66,7 @@ struct ingot_model {
     uint32_t widest_row;    /* floats of the widest normalized row, padded to 128 */
     uint32_t widest_head;   /* head_padded */
     uint32_t padded_float_k; /* widest k of float weights whose rows need padding to 32, 0 if none */
+    _Atomic uint32_t prefaulted; /* the first session has brought the weights into memory */
     _Atomic uint32_t references; /* the handle and its sessions */
 };
 

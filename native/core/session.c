@@ -152,6 +152,19 @@ static ingot_status allocate(ingot_session *session, uint64_t limit) {
     return status;
 }
 
+/* Every token reads all weights of linear, so that they may as well come now; an embedding table is left alone. */
+static void prefault_weights(ingot_model *model) {
+    if (atomic_exchange(&model->prefaulted, 1) != 0) {
+        return;
+    }
+    for (uint32_t index = 0; index < model->step_count; index++) {
+        const ingot_step *step = &model->steps[index];
+        for (uint32_t p = 0; p < step->part_count; p++) {
+            ingot_platform_prefault(step->parts[p].weights, step->parts[p].tile_bytes * step->parts[p].tiles);
+        }
+    }
+}
+
 ingot_status ingot_session_create(ingot_model *model, const ingot_session_config *config, ingot_session **session) {
     const ingot_session_config standard = {.struct_size = sizeof standard};
     config = config != NULL ? config : &standard;
@@ -172,6 +185,7 @@ ingot_status ingot_session_create(ingot_model *model, const ingot_session_config
         ingot_session_destroy(created);
         return status;
     }
+    prefault_weights(model);
     *session = created;
     return INGOT_OK;
 }

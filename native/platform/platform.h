@@ -15,6 +15,10 @@ typedef struct ingot_thread ingot_thread;
 ingot_status ingot_platform_map(const char *path, const uint8_t **data, uint64_t *size);
 void ingot_platform_unmap(const uint8_t *data, uint64_t size);
 
+/** Brings a part of a mapping into memory at once, which is cheaper than a fault for each run of pages. A hint: where the
+ * system cannot, the pages come when they are touched. */
+void ingot_platform_prefault(const uint8_t *data, uint64_t size);
+
 /** Zeroed pages of at least size bytes, committed when touched. @return INGOT_ERROR_OUT_OF_MEMORY. */
 ingot_status ingot_platform_allocate(uint64_t size, void **memory);
 void ingot_platform_release(void *memory, uint64_t size);

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -119,7 +119,7 @@ class Stream(Iterator[str]):
         """Made by Session.stream and Session.begin."""
         sampling = options.sampling
         if sampling.temperature > 0.0 and sampling.seed is None:
-            sampling = dataclasses.replace(sampling, seed=secrets.randbits(64))
+            sampling = dataclasses.replace(sampling, seed=int.from_bytes(os.urandom(8), "little"))
         self.sampling = sampling
         self.prompt_token_ids = tuple(prompt)
         self.token_ids: list[int] = []
