@@ -56,7 +56,7 @@ typedef struct bench {
 
 static bench prepare(const harness *h, uint32_t dtype, uint32_t group) {
     rng r = {1};
-    const size_t tile_bytes = linear_tile_bytes(dtype, DEPTH, group),
+    const size_t tile_bytes = linear_tile_size(dtype, DEPTH, group),
                  size = (size_t)h->bench_bytes / tile_bytes * tile_bytes;
     bench b = {.size = size, .weights = aligned(size)};
     int8_t *a = aligned(TOKENS * DEPTH), *codebook = aligned(16);
