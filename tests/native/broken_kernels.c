@@ -93,7 +93,7 @@ static void c5_forgets_the_bit(const ingot_linear_args *args) {
 
 static void q4z_skips_half_a_group(const ingot_linear_args *args) {
     ingot_linear_args other = *args;
-    if (args->group == 64 && args->tile_offsets == NULL) other.k -= 32 * (args->k > 32 && args->k / 32 % 2);
+    if (args->group == 64 && args->tile_offsets == NULL) other.k -= args->k > 32 && args->k / 32 % 2 ? 32 : 0;
     ingot_linear_q4z_a8__ref(&other);
 }
 
