@@ -63,33 +63,32 @@ LINEAR_INLINE void load_step_q6(const uint8_t *codes, int step, __m256i *low, __
     *high = _mm256_or_si256(*high, _mm256_and_si256(second, mask));
 }
 
-/* Bit 7 of a byte chooses; the bit of quad q is moved there. */
-LINEAR_INLINE void load_step_c5(const uint8_t *codes, int step, tables t, __m256i *low, __m256i *high) {
-    const __m256i bits = load_half_chunk(codes + 4 * LINEAR_CHUNK);
+/* Steps go from the last to the first: bit 7 of a byte of *bits chooses for the quad in work, adding *bits to itself
+ * moves the bit of the quad before there. */
+LINEAR_INLINE void load_step_c5(const uint8_t *codes, int step, tables t, __m256i *bits, __m256i *low, __m256i *high) {
     __m256i first, second;
     split_nibbles(load_half_chunk(codes + LINEAR_CHUNK * step), &first, &second);
-    *low = _mm256_blendv_epi8(_mm256_shuffle_epi8(t.low, first), _mm256_shuffle_epi8(t.high, first),
-                              _mm256_slli_epi16(bits, 7 - 2 * step));
-    *high = _mm256_blendv_epi8(_mm256_shuffle_epi8(t.low, second), _mm256_shuffle_epi8(t.high, second),
-                               _mm256_slli_epi16(bits, 6 - 2 * step));
+    *high = _mm256_blendv_epi8(_mm256_shuffle_epi8(t.low, second), _mm256_shuffle_epi8(t.high, second), *bits);
+    *bits = _mm256_add_epi8(*bits, *bits);
+    *low = _mm256_blendv_epi8(_mm256_shuffle_epi8(t.low, first), _mm256_shuffle_epi8(t.high, first), *bits);
+    *bits = _mm256_add_epi8(*bits, *bits);
 }
 
-/* Two bits of a, the third of b: bit 3 does not matter, the table has its eight entries twice. */
-LINEAR_INLINE __m256i join_triple(__m256i a, __m256i b) {
-    return _mm256_or_si256(_mm256_and_si256(a, _mm256_set1_epi8(3)), _mm256_and_si256(b, _mm256_set1_epi8(4)));
-}
-
+/* The last two quads take two bits from the first two chunks and one from the third: bit 2 of an index for the first of
+ * them, bit 3 for the second. Each table ignores the other bit. */
 LINEAR_INLINE void load_step_c3(const uint8_t *codes, int step, tables t, __m256i *low, __m256i *high) {
     const __m256i chunk = load_half_chunk(codes + LINEAR_CHUNK * (step == 3 ? 2 : step)), index = _mm256_set1_epi8(15);
-    if (step == 3) {
-        *low = join_triple(_mm256_srli_epi16(load_half_chunk(codes), 6), _mm256_srli_epi16(chunk, 4));
-        *high = join_triple(_mm256_srli_epi16(load_half_chunk(codes + LINEAR_CHUNK), 6), _mm256_srli_epi16(chunk, 5));
-    } else {
-        *low = _mm256_and_si256(chunk, index);
-        *high = _mm256_and_si256(_mm256_srli_epi16(chunk, 3), index);
+    if (step < 3) {
+        *low = _mm256_shuffle_epi8(t.low, _mm256_and_si256(chunk, index));
+        *high = _mm256_shuffle_epi8(t.low, _mm256_and_si256(_mm256_srli_epi16(chunk, 3), index));
+        return;
     }
-    *low = _mm256_shuffle_epi8(t.low, *low);
-    *high = _mm256_shuffle_epi8(t.low, *high);
+    const __m256i pair = _mm256_set1_epi8(3),
+                  third = _mm256_and_si256(_mm256_srli_epi16(chunk, 4), _mm256_set1_epi8(12));
+    const __m256i first = _mm256_and_si256(_mm256_srli_epi16(load_half_chunk(codes), 6), pair);
+    const __m256i second = _mm256_and_si256(_mm256_srli_epi16(load_half_chunk(codes + LINEAR_CHUNK), 6), pair);
+    *low = _mm256_shuffle_epi8(t.low, _mm256_or_si256(first, third));
+    *high = _mm256_shuffle_epi8(t.high, _mm256_or_si256(second, third));
 }
 
 /* Chunk step / 2 holds the pairs of four quads. */
@@ -108,8 +107,8 @@ LINEAR_INLINE void load_step_pairs(const uint8_t *codes, int step, linear_format
 }
 
 /* Biased with VNNI; codes as they are for q4, q4z, q6, t2. */
-LINEAR_INLINE void load_step(const uint8_t *codes, int step, linear_format format, tables t, __m256i *low,
-                             __m256i *high) {
+LINEAR_INLINE void load_step(const uint8_t *codes, int step, linear_format format, tables t, __m256i *bits,
+                             __m256i *low, __m256i *high) {
     if (format == LINEAR_Q8) {
         const __m256i flip = VNNI ? _mm256_set1_epi8(-128) : _mm256_setzero_si256();
         *low = _mm256_xor_si256(load_half_chunk(codes + 2 * LINEAR_CHUNK * step), flip);
@@ -117,7 +116,7 @@ LINEAR_INLINE void load_step(const uint8_t *codes, int step, linear_format forma
     } else if (format == LINEAR_Q6) {
         load_step_q6(codes, step, low, high);
     } else if (format == LINEAR_C5) {
-        load_step_c5(codes, step, t, low, high);
+        load_step_c5(codes, step, t, bits, low, high);
     } else if (format == LINEAR_C3) {
         load_step_c3(codes, step, t, low, high);
     } else if (format == LINEAR_C2 || format == LINEAR_T2) {
@@ -168,12 +167,11 @@ LINEAR_INLINE __m256i close_sum(__m256i sum, linear_format format) {
 
 /* A lane is a row and half of 8 k: two sums for 8 rows, which hadd puts together in the order of the rows. */
 LINEAR_INLINE __m256i dot_k8(const uint8_t *codes, const int8_t *a, linear_format format, tables t) {
-    __m256i first = _mm256_setzero_si256(), second = _mm256_setzero_si256();
+    __m256i first = _mm256_setzero_si256(), second = _mm256_setzero_si256(), low, high;
     UNROLL for (int step = 0; step < 4; step++) {
-        __m256i low, high;
         int64_t eight;
         memcpy(&eight, a + 8 * step, sizeof eight);
-        load_step(codes, step, format, t, &low, &high);
+        load_step(codes, step, format, t, NULL, &low, &high);
         first = add_products(first, low, _mm256_set1_epi64x(eight), format);
         second = add_products(second, high, _mm256_set1_epi64x(eight), format);
     }
@@ -182,10 +180,10 @@ LINEAR_INLINE __m256i dot_k8(const uint8_t *codes, const int8_t *a, linear_forma
 
 /* ---- scales ---- */
 
-/* Of a block: the scale as float, the shift bit as lanes of ones, the zeros of q4z. */
+/* Of a block: the scale as float; the shift bit as sign; the zeros of q4z. */
 typedef struct block_scale {
     __m256 scale;
-    __m256i shifted, zeros;
+    __m256i shift, zeros;
 } block_scale;
 
 LINEAR_INLINE block_scale load_scale(const uint8_t *scales, int half, linear_format format) {
@@ -200,16 +198,34 @@ LINEAR_INLINE block_scale load_scale(const uint8_t *scales, int half, linear_for
     }
     const __m256i bytes = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(scales + 8 * half)));
     s.scale = _mm256_cvtepi32_ps(format == LINEAR_Q6 ? bytes : _mm256_srai_epi32(bytes, 1));
-    s.shifted = _mm256_srai_epi32(_mm256_slli_epi32(bytes, 31), 31);
+    s.shift = _mm256_slli_epi32(bytes, 31);
     return s;
 }
 
-/* What the dot product lacks: minus bias times sum of the activations, and delta times that sum where shifted. */
-LINEAR_INLINE __m256i correct(__m256i dot, int32_t a_sum, int32_t delta, block_scale s, linear_format format) {
-    if (format == LINEAR_Q4Z) return _mm256_sub_epi32(dot, _mm256_mullo_epi32(s.zeros, _mm256_set1_epi32(a_sum)));
-    if (!is_signed(format)) dot = _mm256_sub_epi32(dot, _mm256_set1_epi32(linear_bias(format) * a_sum));
-    if (!linear_has_codebook(format)) return dot;
-    return _mm256_add_epi32(dot, _mm256_and_si256(s.shifted, _mm256_set1_epi32(delta * a_sum)));
+/* What the dot products of a superblock lack, by token and block: minus bias times the sum of the activations, in rows
+ * whose shift bit is set plus delta times it. Computed by the way in scalar registers and read as broadcasts. */
+typedef struct starts {
+    int32_t plain[6][16], shifted[6][16];
+} starts;
+
+LINEAR_INLINE void compute_starts(const ingot_linear_args *args, const linear_superblock *superblock, uint32_t token,
+                                  int tokens, linear_format format, starts *s) {
+    const int32_t bias = is_signed(format) ? 0 : linear_bias(format), delta = args->delta;
+    for (int j = 0; j < tokens; j++) {
+        const int32_t *a_sum = args->a_sum + (token + (size_t)j) * args->s_stride + superblock->first;
+        for (uint32_t b = 0; b < superblock->blocks; b++) {
+            s->plain[j][b] = format == LINEAR_Q4Z ? a_sum[b] : -bias * a_sum[b];
+            if (linear_has_codebook(format)) s->shifted[j][b] = (delta - bias) * a_sum[b];
+        }
+    }
+}
+
+LINEAR_INLINE __m256i start_dot(const starts *s, int j, uint32_t b, block_scale scale, linear_format format) {
+    const __m256i plain = _mm256_set1_epi32(s->plain[j][b]);
+    if (format == LINEAR_Q4Z) return _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_mullo_epi32(scale.zeros, plain));
+    if (!linear_has_codebook(format)) return plain;
+    const __m256 shifted = _mm256_castsi256_ps(_mm256_set1_epi32(s->shifted[j][b]));
+    return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(plain), shifted, _mm256_castsi256_ps(scale.shift)));
 }
 
 /* |dot| <= 2^24, so the product of two floats is the integer product rounded once. */
@@ -230,10 +246,15 @@ typedef struct sums {
 
 LINEAR_INLINE void dot_t16(const uint8_t *codes, const int8_t *a, size_t a_stride, int halves, int tokens,
                            linear_format format, tables t, sums *s) {
-    UNROLL for (int step = 0; step < 4; step++) {
+    __m256i bits[2];
+    UNROLL for (int i = 0; i < halves && format == LINEAR_C5; i++) {
+        bits[i] = load_half_chunk(codes + 32 * i + 4 * LINEAR_CHUNK);
+    }
+    UNROLL for (int n = 0; n < 4; n++) {
+        const int step = format == LINEAR_C5 ? 3 - n : n;
         UNROLL for (int i = 0; i < halves; i++) {
             __m256i low, high;
-            load_step(codes + 32 * i, step, format, t, &low, &high);
+            load_step(codes + 32 * i, step, format, t, &bits[i], &low, &high);
             UNROLL for (int j = 0; j < tokens; j++) {
                 const int8_t *quads = a + (size_t)j * a_stride + 8 * step;
                 s->dot[i][j] = add_step(s->dot[i][j], low, high, _mm256_set1_epi32(load_quad(quads)),
@@ -243,30 +264,34 @@ LINEAR_INLINE void dot_t16(const uint8_t *codes, const int8_t *a, size_t a_strid
     }
 }
 
-LINEAR_INLINE void add_block(const ingot_linear_args *args, linear_block block, uint32_t token, int first, int halves,
-                             int tokens, linear_format format, bool k8, tables t, sums *s) {
+/* Block `within` of the superblock that `start` belongs to. */
+LINEAR_INLINE void add_block(const ingot_linear_args *args, linear_block block, uint32_t within, const starts *start,
+                             uint32_t token, int first, int halves, int tokens, linear_format format, bool k8, tables t,
+                             sums *s) {
     const size_t a_stride = args->a_stride, s_stride = args->s_stride;
     const int8_t *a = args->a + token * a_stride + (size_t)LINEAR_BLOCK * block.index;
-    const size_t at = token * s_stride + block.index;
+    const float *a_scale = args->a_scale + token * s_stride + block.index;
     const uint8_t *codes = block.codes + 32 * first;
+    const bool starts_at_zero = k8 || adds_in_16_bits(format);
+    block_scale scale[2];
     UNROLL for (int i = 0; i < halves; i++) {
+        scale[i] = load_scale(block.scales, first + i, format);
         UNROLL for (int j = 0; j < tokens; j++) {
-            s->dot[i][j] = k8 ? dot_k8(codes + 32 * i, a + (size_t)j * a_stride, format, t) : _mm256_setzero_si256();
+            s->dot[i][j] = starts_at_zero ? _mm256_setzero_si256() : start_dot(start, j, within, scale[i], format);
+            if (k8) s->dot[i][j] = dot_k8(codes + 32 * i, a + (size_t)j * a_stride, format, t);
         }
     }
     if (!k8) dot_t16(codes, a, a_stride, halves, tokens, format, t, s);
     UNROLL for (int i = 0; i < halves; i++) {
-        const block_scale scale = load_scale(block.scales, first + i, format);
         UNROLL for (int j = 0; j < tokens; j++) {
-            const int32_t a_sum = args->a_sum[at + (size_t)j * s_stride];
-            const __m256i dot = k8 ? s->dot[i][j] : close_sum(s->dot[i][j], format);
-            const __m256i whole = correct(dot, a_sum, args->delta, scale, format);
+            __m256i dot = k8 ? s->dot[i][j] : close_sum(s->dot[i][j], format);
+            if (starts_at_zero) dot = _mm256_add_epi32(dot, start_dot(start, j, within, scale[i], format));
             if (format == LINEAR_T2) {
-                s->total[i][j] = _mm256_add_epi32(s->total[i][j], whole);
+                s->total[i][j] = _mm256_add_epi32(s->total[i][j], dot);
                 continue;
             }
-            const __m256 factor = _mm256_set1_ps(args->a_scale[at + (size_t)j * s_stride]);
-            s->acc[i][j] = accumulate(s->acc[i][j], whole, scale.scale, factor, format);
+            const __m256 factor = _mm256_set1_ps(a_scale[(size_t)j * s_stride]);
+            s->acc[i][j] = accumulate(s->acc[i][j], dot, scale[i].scale, factor, format);
         }
     }
 }
@@ -295,10 +320,12 @@ LINEAR_INLINE void half_panel(const ingot_linear_args *args, uint32_t tile, uint
     }
     for (uint32_t b = 0; b < stored.count; b++) {
         const linear_superblock superblock = linear_find_superblock(args, &stored, b, format);
+        starts start;
+        compute_starts(args, &superblock, token, tokens, format, &start);
         for (uint32_t within = 0; within < superblock.blocks; within++) {
             const linear_block block = linear_find_block(args, &superblock, within, format);
             if (halves == 2) linear_prefetch(&superblock, block, format);
-            add_block(args, block, token, first, halves, tokens, format, k8, t, &s);
+            add_block(args, block, within, &start, token, first, halves, tokens, format, k8, t, &s);
         }
     }
     UNROLL for (int i = 0; i < halves; i++) {
