@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/ops.h"
+#include "kernels/dispatch.h"
 
 /* The input as the kernels read it. */
 typedef struct linear_input {
@@ -10,6 +11,7 @@ typedef struct linear_input {
     const float *a_scale;
     const int32_t *a_sum;
     const float *x;
+    const uint8_t *panels;
     size_t a_stride, s_stride, x_stride;
 } linear_input;
 
@@ -59,42 +61,69 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, boo
         memset(padded + k, 0, (32 - k % 32) * sizeof(float));
         x = padded;
     }
-    return (linear_input){area->a, area->a_scale, area->a_sum, x, 0, 0, 0};
+    return (linear_input){.a = area->a, .a_scale = area->a_scale, .a_sum = area->a_sum, .x = x};
 }
 
-/* Several tokens: the rows are shared out. */
+static void quantize_row(const ingot_session *session, const float *x, uint32_t k, uint32_t row,
+                         ingot_quantize_fn quantize) {
+    const size_t wide = session->model->widest_k, groups = row * (wide / 32);
+    quantize(x, k, quantized_width(k), session->a + row * wide, session->a_scale + groups, session->a_sum + groups);
+}
+
+/* The rows [begin, end) of one panel, which are in the cache. */
+static void pack_panel(const ingot_session *session, uint32_t k, uint32_t begin, uint32_t end) {
+    const size_t wide = session->model->widest_k, groups = wide / 32;
+    const ingot_quantized_rows rows = {
+        .a = session->a + begin * wide,
+        .a_scale = session->a_scale + begin * groups,
+        .a_sum = session->a_sum + begin * groups,
+        .a_stride = wide,
+        .s_stride = groups,
+        .count = end - begin,
+    };
+    ingot_panel_pack(&rows, quantized_width(k), session->panels + begin / INGOT_PANEL_TOKENS * session->panel_bytes);
+}
+
+static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* Several tokens: the rows are shared out, panel by panel. */
 static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
     ingot_session *session = lane->session;
     const ingot_model *model = session->model;
     const uint32_t k = session->places[step->inputs[0]].width, wide = model->widest_k;
     const bool pads = step->reads_float && k % 32 != 0;
-    linear_input input = {session->a,
-                          session->a_scale,
-                          session->a_sum,
-                          ingot_row(session, step->inputs[0], 0),
-                          wide,
-                          wide / 32,
-                          session->places[step->inputs[0]].stride};
-    if (pads) {
-        input.x = session->padded;
-        input.x_stride = model->padded_float_k;
-    }
     const bool quantizes = per_token || step->quantizes;
+    const bool packs = quantizes && step->reads_panels && m >= INGOT_PANEL_FROM;
+    linear_input input = {
+        .a = session->a,
+        .a_scale = session->a_scale,
+        .a_sum = session->a_sum,
+        .x = pads ? session->padded : ingot_row(session, step->inputs[0], 0),
+        .panels = packs ? session->panels : NULL,
+        .a_stride = wide,
+        .s_stride = wide / 32,
+        .x_stride = pads ? model->padded_float_k : session->places[step->inputs[0]].stride,
+    };
     if (!quantizes && !pads) {
         return input;
     }
-    uint32_t begin, end;
+    const uint32_t run = packs ? INGOT_PANEL_TOKENS : 1;
+    uint32_t first, last;
     ingot_lane_share(lane);
-    while (ingot_lane_take(lane, m, 1, &begin, &end)) {
-        for (uint32_t row = begin; row < end; row++) {
-            const float *x = ingot_row(session, step->inputs[0], row);
-            if (quantizes) {
-                size_t groups = (size_t)row * (wide / 32);
-                quantizer(lane, per_token)(x, k, quantized_width(k), session->a + (size_t)row * wide,
-                                           session->a_scale + groups, session->a_sum + groups);
+    while (ingot_lane_take(lane, (m + run - 1) / run, 1, &first, &last)) {
+        for (uint32_t begin = first * run, end; begin < smaller(last * run, m); begin = end) {
+            end = smaller(begin + run, m);
+            for (uint32_t row = begin; row < end; row++) {
+                const float *x = ingot_row(session, step->inputs[0], row);
+                if (quantizes) {
+                    quantize_row(session, x, k, row, quantizer(lane, per_token));
+                }
+                if (pads) {
+                    pad_row(x, k, model->padded_float_k, session->padded + (size_t)row * model->padded_float_k);
+                }
             }
-            if (pads) {
-                pad_row(x, k, model->padded_float_k, session->padded + (size_t)row * model->padded_float_k);
+            if (packs) {
+                pack_panel(session, k, begin, end);
             }
         }
     }
@@ -158,6 +187,8 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         .a_scale = input->a_scale,
         .a_sum = input->a_sum,
         .x = input->x,
+        .panels = input->panels,
+        .panel_bytes = session->panel_bytes,
         .a_stride = input->a_stride,
         .s_stride = input->s_stride,
         .x_stride = input->x_stride,
@@ -202,8 +233,10 @@ static void run_parts(ingot_lane *lane, const ingot_step *step, uint32_t m, bool
         items += wants(&step->parts[p], per_token) ? step->parts[p].tiles / unit : 0;
     }
     linear_input input = m == 1 ? prepare_single(lane, step, per_token) : prepare_many(lane, step, m, per_token);
+    /* Kernels of panels take two tiles at a time. */
+    const uint32_t grain = input.panels != NULL && unit == 1 ? 2 : 1;
     ingot_lane_share(lane);
-    while (ingot_lane_take(lane, items, 1, &begin, &end)) {
+    while (ingot_lane_take(lane, items, grain, &begin, &end)) {
         run_items(lane, step, &input, m, unit, per_token, begin, end);
     }
 }

@@ -298,7 +298,12 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
 
 #define LINEAR_AVX512_KERNEL(symbol, format)                                       \
     LINEAR_AVX512_PANELS(format)                                                   \
+    LINEAR_AVX512_GEMM(format)                                                     \
     void symbol(const ingot_linear_args *args) {                                   \
+        if (args->panels != NULL) {                                                \
+            gemm(args);                                                            \
+            return;                                                                \
+        }                                                                          \
         linear_cover(args, singles, args->tile_offsets == NULL ? pairs : NULL, 5); \
     }
 
@@ -308,9 +313,14 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
     PANEL(panel_k8_1, 1, 1, format, true)                                          \
     PANEL(panel_k8_4, 1, 4, format, true)                                          \
     static const linear_panel panels_k8[] = {{4, panel_k8_4}, {1, panel_k8_1}};    \
+    LINEAR_AVX512_GEMM(format)                                                     \
     void symbol(const ingot_linear_args *args) {                                   \
         if (args->layout == INGOT_LAYOUT_T16_K8) {                                 \
             linear_cover(args, panels_k8, NULL, 0);                                \
+            return;                                                                \
+        }                                                                          \
+        if (args->panels != NULL) {                                                \
+            gemm(args);                                                            \
             return;                                                                \
         }                                                                          \
         linear_cover(args, singles, args->tile_offsets == NULL ? pairs : NULL, 5); \

@@ -12,10 +12,27 @@
 #ifndef INGOT_KERNELS_QUANTIZE_H
 #define INGOT_KERNELS_QUANTIZE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 typedef void (*ingot_quantize_fn)(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale,
                                   int32_t *a_sum);
+
+/* Eight tokens side by side, the panel of linear.h. */
+enum { INGOT_PANEL_TOKENS = 8, INGOT_PANEL_BLOCK_BYTES = 320 };
+
+/* Quantized rows: row i at i * {a_stride, s_stride, s_stride} elements. */
+typedef struct ingot_quantized_rows {
+    const int8_t *a;
+    const float *a_scale;
+    const int32_t *a_sum;
+    size_t a_stride;
+    size_t s_stride;
+    uint32_t count; /* 1 to 8; tokens beyond become zeros */
+} ingot_quantized_rows;
+
+/** Writes k / 32 * INGOT_PANEL_BLOCK_BYTES to panel, which is aligned to 64 bytes. k is a multiple of 32. */
+void ingot_panel_pack(const ingot_quantized_rows *rows, uint32_t k, uint8_t *panel);
 
 void ingot_quantize_token(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale, int32_t *a_sum);
 
