@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from targets.lab.board import CPU_LEVELS, Board
-from targets.lab.cross import REPOSITORY
+from targets.lab.cross import COMPILERS, REPOSITORY
 from targets.lab.process import LabError, run
 
 __all__ = ["Count", "count_decode", "count_prefill", "count_program"]
@@ -103,26 +103,32 @@ def count_program(board: Board, cpu: str, program: Path, arguments: Sequence[str
         return read_count(result, program)
 
 
-def count_run(board: Board, cpu: str, file: Path, prompt: int, tokens: int) -> Count:
+def count_run(
+    board: Board, cpu: str, file: Path, prompt: int, tokens: int, compiler: str = "gcc"
+) -> Count:
     """Count one process that feeds a prompt and then single tokens."""
     with tempfile.TemporaryDirectory() as name:
-        program = build_decode(Path(name), board.native("gcc"))
+        program = build_decode(Path(name), board.native(compiler))
         return count_program(board, cpu, program, [file.resolve(), str(prompt), str(tokens)])
 
 
-def count_decode(board: Board, cpu: str, file: Path, prompt: int = 16, tokens: int = 8) -> Count:
+def count_decode(
+    board: Board, cpu: str, file: Path, prompt: int = 16, tokens: int = 8, compiler: str = "gcc"
+) -> Count:
     """Return the instructions of one decoded token after a prompt.
 
     Cost: two emulated runs; a 135M model takes about a second per token.
     """
-    less = count_run(board, cpu, file, prompt, 2)
-    return count_run(board, cpu, file, prompt, 2 + tokens).per_token(less, tokens)
+    less = count_run(board, cpu, file, prompt, 2, compiler)
+    return count_run(board, cpu, file, prompt, 2 + tokens, compiler).per_token(less, tokens)
 
 
-def count_prefill(board: Board, cpu: str, file: Path, tokens: int = 64) -> Count:
+def count_prefill(
+    board: Board, cpu: str, file: Path, tokens: int = 64, compiler: str = "gcc"
+) -> Count:
     """Return the instructions of one prompt token, as part of a pass of many."""
-    less = count_run(board, cpu, file, 0, 2)
-    return count_run(board, cpu, file, tokens, 2).per_token(less, tokens)
+    less = count_run(board, cpu, file, 0, 2, compiler)
+    return count_run(board, cpu, file, tokens, 2, compiler).per_token(less, tokens)
 
 
 def shown(count: Count, functions: int) -> dict[str, object]:
@@ -137,22 +143,21 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Instructions per token of the ARM build")
     parser.add_argument("file", type=Path)
     parser.add_argument("--cpu", choices=list(CPU_LEVELS), default="cortex-a76")
+    parser.add_argument("--compiler", choices=COMPILERS, default="gcc")
     parser.add_argument("--functions", nargs="?", type=int, const=16, default=0, metavar="N")
     arguments = parser.parse_args(argv)
-    board, functions = Board(), arguments.functions
+    board, functions, compiler = Board(), arguments.functions, arguments.compiler
     try:
-        counts = {
-            "cpu": arguments.cpu,
-            "decode_per_token": shown(
-                count_decode(board, arguments.cpu, arguments.file), functions
-            ),
-            "prefill_per_token": shown(
-                count_prefill(board, arguments.cpu, arguments.file), functions
-            ),
-        }
+        decode = count_decode(board, arguments.cpu, arguments.file, compiler=compiler)
+        prefill = count_prefill(board, arguments.cpu, arguments.file, compiler=compiler)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
+    counts = {
+        "cpu": arguments.cpu,
+        "decode_per_token": shown(decode, functions),
+        "prefill_per_token": shown(prefill, functions),
+    }
     print(json.dumps(counts, indent=1))
     return 0
 

@@ -116,23 +116,25 @@ def function_lines(assembly: str, name: str) -> list[str]:
     return lines[starts[0] : end]
 
 
-def back_edges(lines: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield (label, branch) line numbers of every backward branch."""
+def find_loops(lines: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the line numbers of each loop's label and of the last branch back to it."""
     labels: dict[str, int] = {}
+    loops: dict[int, int] = {}
     for number, line in enumerate(lines):
         if match := LABEL.match(line):
             labels[match[1]] = number
         elif (match := BRANCH.match(line)) and match[1] in labels:
-            yield labels[match[1]], number
+            loops[labels[match[1]]] = number
+    return list(loops.items())
 
 
 def find_loop(assembly: str, function: str) -> Loop:
     """Return the innermost loop of a function that multiplies most."""
     lines = function_lines(assembly, function)
-    edges = list(back_edges(lines))
+    loops = find_loops(lines)
     best = Loop((), 0, 0)
-    for start, end in edges:
-        inner = any((s, e) != (start, end) and start <= s and e <= end for s, e in edges)
+    for start, end in loops:
+        inner = any((s, e) != (start, end) and start <= s and e <= end for s, e in loops)
         body = [] if inner else [line for line in lines[start : end + 1] if is_instruction(line)]
         products = sum(PRODUCTS.get(line.split()[0], 0) for line in body)
         if products > best.products:

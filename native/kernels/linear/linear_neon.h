@@ -19,6 +19,7 @@
 #define NEON_INLINE static inline __attribute__((always_inline))
 /* Loops over registers: the arrays that they index must become registers. */
 #define UNROLL _Pragma("GCC unroll 16")
+#define NO_UNROLL _Pragma("GCC unroll 1")
 
 enum { ROWS = 16, BLOCK = 32, CHUNK = 64 };
 
@@ -136,16 +137,6 @@ NEON_INLINE void load_sub_scales(const uint8_t *scales, neon_format f, int32x4_t
     out[3] = vmovl_high_s16(high);
 }
 
-/* All ones in the lanes of the rows whose shift bit is set. */
-NEON_INLINE void load_shifts(const uint8_t *scales, int32x4_t out[4]) {
-    const uint8x16_t set = vtstq_u8(vld1q_u8(scales), vdupq_n_u8(1));
-    const uint8x16_t low = vzip1q_u8(set, set), high = vzip2q_u8(set, set);
-    out[0] = vreinterpretq_s32_u16(vzip1q_u16(vreinterpretq_u16_u8(low), vreinterpretq_u16_u8(low)));
-    out[1] = vreinterpretq_s32_u16(vzip2q_u16(vreinterpretq_u16_u8(low), vreinterpretq_u16_u8(low)));
-    out[2] = vreinterpretq_s32_u16(vzip1q_u16(vreinterpretq_u16_u8(high), vreinterpretq_u16_u8(high)));
-    out[3] = vreinterpretq_s32_u16(vzip2q_u16(vreinterpretq_u16_u8(high), vreinterpretq_u16_u8(high)));
-}
-
 /* The 16 zeros of a group of q4z, as int32. */
 NEON_INLINE void load_zeros(const uint8_t *zeros, int32x4_t out[4]) {
     const uint8x16_t bytes = vld1q_u8(zeros);
@@ -160,23 +151,35 @@ NEON_INLINE void load_zeros(const uint8_t *zeros, int32x4_t out[4]) {
 
 typedef struct neon_tables {
     int8x16_t first, second;
+    uint8x16_t spread[4]; /* byte 4 * i + j to all bytes of lane j */
 } neon_tables;
 
 /* c2 and t2 look up two codes by one nibble: `first` knows its lower, `second` its upper code. */
 NEON_INLINE neon_tables load_tables(const ingot_linear_args *args, neon_format f) {
     static const uint8_t lower[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
     static const uint8_t upper[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
-    const int8x16_t one = vdupq_n_s8(1);
+    neon_tables t = {vdupq_n_s8(0), vdupq_n_s8(0), {vld1q_u8(upper)}};
+    UNROLL for (int i = 1; i < 4; i++) { t.spread[i] = vaddq_u8(t.spread[i - 1], vdupq_n_u8(4)); }
     if (f == T2) {
-        return (neon_tables){vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(lower)), one),
-                             vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(upper)), one)};
+        t.first = vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(lower)), vdupq_n_s8(1));
+        t.second = vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(upper)), vdupq_n_s8(1));
+    } else if (has_codebook(f)) {
+        t.first = t.second = vld1q_s8(args->codebook);
     }
-    if (!has_codebook(f)) return (neon_tables){one, one};
-    const int8x16_t entries = vld1q_s8(args->codebook);
-    if (f == C5) return (neon_tables){entries, vld1q_s8(args->codebook + 16)};
-    if (f == C3) return (neon_tables){vcombine_s8(vget_low_s8(entries), vget_low_s8(entries)), entries};
-    if (f == C2) return (neon_tables){vqtbl1q_s8(entries, vld1q_u8(lower)), vqtbl1q_s8(entries, vld1q_u8(upper))};
-    return (neon_tables){entries, entries};
+    if (f == C5) t.second = vld1q_s8(args->codebook + 16);
+    if (f == C3) t.first = vcombine_s8(vget_low_s8(t.first), vget_low_s8(t.first));
+    if (f == C2) {
+        const int8x16_t entries = t.first;
+        t.first = vqtbl1q_s8(entries, vld1q_u8(lower));
+        t.second = vqtbl1q_s8(entries, vld1q_u8(upper));
+    }
+    return t;
+}
+
+/* All ones in the lanes of the rows whose shift bit is set. */
+NEON_INLINE void load_shifts(const uint8_t *scales, const neon_tables *t, int32x4_t out[4]) {
+    const uint8x16_t set = vtstq_u8(vld1q_u8(scales), vdupq_n_u8(1));
+    UNROLL for (int i = 0; i < 4; i++) { out[i] = vreinterpretq_s32_u8(vqtbl1q_u8(set, t->spread[i])); }
 }
 
 /* Chunks that several steps of a quarter need. */
@@ -236,6 +239,15 @@ NEON_INLINE void load_c3(const uint8_t *at, int step, int8x16_t table, neon_plan
     }
 }
 
+NEON_INLINE bool nibbles_only(neon_format f) { return f == Q4 || f == Q4Z || f == C4; }
+
+NEON_INLINE void unpack_nibbles(uint8x16_t chunk, neon_format f, const neon_tables *t, int8x16_t *low,
+                                int8x16_t *high) {
+    const uint8x16_t even = low_nibble(chunk), odd = vshrq_n_u8(chunk, 4);
+    *low = f == C4 ? look_up(t->first, even) : vreinterpretq_s8_u8(even);
+    *high = f == C4 ? look_up(t->first, odd) : vreinterpretq_s8_u8(odd);
+}
+
 /* Signed weights of a quarter, 8 k from 8 * step on; q4 and q4z without their zero, q6 times 4. In layout T16 quad
  * 2 * step in low and the next in high; in T16_K8 8 k of two rows in low, of the other two in high. */
 NEON_INLINE void load_step(const uint8_t *codes, int step, int quarter, neon_format f, const neon_tables *t,
@@ -256,10 +268,23 @@ NEON_INLINE void load_step(const uint8_t *codes, int step, int quarter, neon_for
         *low = look_up(t->first, index);
         *high = look_up(t->second, index);
     } else {
-        const uint8x16_t chunk = vld1q_u8(at + CHUNK * step);
-        const uint8x16_t even = low_nibble(chunk), odd = vshrq_n_u8(chunk, 4);
-        *low = f == C4 ? look_up(t->first, even) : vreinterpretq_s8_u8(even);
-        *high = f == C4 ? look_up(t->first, odd) : vreinterpretq_s8_u8(odd);
+        unpack_nibbles(vld1q_u8(at + CHUNK * step), f, t, low, high);
+    }
+}
+
+/* Keeps loads that stand together together, so that the compiler makes pairs of them. */
+#define LOADS_END __asm__ volatile("" ::: "memory")
+
+/* load_step of all quarters. */
+NEON_INLINE void load_steps(const uint8_t *codes, int step, neon_format f, const neon_tables *t, neon_planes planes[4],
+                            int8x16_t low[4], int8x16_t high[4]) {
+    if (nibbles_only(f)) {
+        uint8x16_t chunk[4];
+        UNROLL for (int i = 0; i < 4; i++) { chunk[i] = vld1q_u8(codes + CHUNK * step + 16 * i); }
+        if (f != C4) LOADS_END;
+        UNROLL for (int i = 0; i < 4; i++) { unpack_nibbles(chunk[i], f, t, &low[i], &high[i]); }
+    } else {
+        UNROLL for (int i = 0; i < 4; i++) { load_step(codes, step, i, f, t, &planes[i], &low[i], &high[i]); }
     }
 }
 

@@ -14,6 +14,21 @@
 
 #define NEON_EXPAND expand_quads
 
+/* The activations of one token from a block on. */
+typedef struct token_pointers {
+    const int8_t *a;
+    const float *a_scale;
+    const int32_t *a_sum;
+} token_pointers;
+
+/* Opaque to the compiler, which would otherwise keep bases and offsets apart and add them for every load. */
+NEON_INLINE token_pointers point_at(const ingot_linear_args *args, uint32_t token, uint32_t block) {
+    const size_t s = token * args->s_stride + block;
+    token_pointers at = {args->a + token * args->a_stride + (size_t)BLOCK * block, args->a_scale + s, args->a_sum + s};
+    __asm__("" : "+r"(at.a), "+r"(at.a_scale), "+r"(at.a_sum));
+    return at;
+}
+
 /* Adds a quad of every row times four of the 16 activations in a. */
 NEON_INLINE int32x4_t dot_quad(int32x4_t dot, int8x16_t weights, int8x16_t a, int quad) {
     if (quad == 0) return vdotq_laneq_s32(dot, weights, a, 0);
@@ -29,7 +44,7 @@ NEON_INLINE void dot_block(const uint8_t *codes, const int8_t *a, neon_format f,
     neon_planes planes[4];
     UNROLL for (int step = 0; step < 4; step++) {
         int8x16_t low[4], high[4];
-        UNROLL for (int i = 0; i < 4; i++) { load_step(codes, step, i, f, tables, &planes[i], &low[i], &high[i]); }
+        load_steps(codes, step, f, tables, planes, low, high);
         UNROLL for (int i = 0; i < 4; i++) { dot[i] = dot_quad(dot[i], low[i], quads[step / 2], 2 * (step % 2)); }
         UNROLL for (int i = 0; i < 4; i++) { dot[i] = dot_quad(dot[i], high[i], quads[step / 2], 2 * (step % 2) + 1); }
     }
@@ -39,12 +54,12 @@ NEON_INLINE void dot_block(const uint8_t *codes, const int8_t *a, neon_format f,
 NEON_INLINE void dot_block_k8(const uint8_t *codes, const int8_t *a, neon_format f, const neon_tables *tables,
                               int32x4_t dot[4]) {
     int32x4_t low_rows[4], high_rows[4];
-    neon_planes planes;
+    neon_planes planes[4];
     UNROLL for (int i = 0; i < 4; i++) { low_rows[i] = high_rows[i] = vdupq_n_s32(0); }
     UNROLL for (int step = 0; step < 4; step++) {
         const int8x16_t eight = vreinterpretq_s8_s64(vld1q_dup_s64((const int64_t *)(const void *)(a + 8 * step)));
         int8x16_t low[4], high[4];
-        UNROLL for (int i = 0; i < 4; i++) { load_step(codes, step, i, f, tables, &planes, &low[i], &high[i]); }
+        load_steps(codes, step, f, tables, planes, low, high);
         UNROLL for (int i = 0; i < 4; i++) { low_rows[i] = vdotq_s32(low_rows[i], low[i], eight); }
         UNROLL for (int i = 0; i < 4; i++) { high_rows[i] = vdotq_s32(high_rows[i], high[i], eight); }
     }
@@ -53,9 +68,9 @@ NEON_INLINE void dot_block_k8(const uint8_t *codes, const int8_t *a, neon_format
 
 /* What the dot products of a block start from. */
 NEON_INLINE void start_dots(const ingot_linear_args *args, const uint8_t *scales, int32_t a_sum, neon_format f,
-                            int32x4_t dot[4]) {
+                            const neon_tables *tables, int32x4_t dot[4]) {
     if (has_codebook(f)) {
-        load_shifts(scales, dot);
+        load_shifts(scales, tables, dot);
         const int32x4_t shifted = vdupq_n_s32(args->delta * a_sum);
         UNROLL for (int i = 0; i < 4; i++) { dot[i] = vandq_s32(dot[i], shifted); }
     } else if (f == Q4Z) {
@@ -66,6 +81,44 @@ NEON_INLINE void start_dots(const ingot_linear_args *args, const uint8_t *scales
     }
 }
 
+/* One block of 16 rows times one token. */
+NEON_INLINE void add_block_rows(const ingot_linear_args *args, const uint8_t *scales, const uint8_t *codes,
+                                token_pointers at, neon_format f, bool k8, const neon_tables *tables,
+                                float32x4_t acc[4]) {
+    int32x4_t dot[4], scale[4];
+    start_dots(args, scales, *at.a_sum, f, tables, dot);
+    if (k8) {
+        dot_block_k8(codes, at.a, f, tables, dot);
+    } else {
+        dot_block(codes, at.a, f, tables, dot);
+    }
+    load_scales(scales, f, scale);
+    UNROLL for (int i = 0; i < 4; i++) { acc[i] = add_block(acc[i], dot[i], scale[i], *at.a_scale, f); }
+}
+
+NEON_INLINE token_pointers advance(token_pointers at, uint32_t blocks) {
+    return (token_pointers){at.a + (size_t)BLOCK * blocks, at.a_scale + blocks, at.a_sum + blocks};
+}
+
+/* Whole superblocks of a dense tile, one after the other: q4 and q4z by 32. The blocks are no copies of each other, which
+ * would be interleaved until they need more registers than there are. */
+NEON_INLINE void add_dense(const ingot_linear_args *args, neon_walk *walk, token_pointers at, neon_format f, bool k8,
+                           const neon_tables *tables, float32x4_t acc[4]) {
+    const uint32_t whole = f == Q8 || f == Q4 ? 2 : 4;
+    const uint8_t *scales = walk->at;
+    for (uint32_t left = args->k / BLOCK / whole; left > 0; left--, walk->next++) {
+        const uint8_t *codes = scales + scale_bytes(whole, 0, f);
+        NO_UNROLL for (uint32_t b = whole; b > 0; b--) {
+            add_block_rows(args, scales, codes, at, f, k8, tables, acc);
+            at = advance(at, 1);
+            scales += f == Q8 || f == Q4 ? 32 : f == Q4Z ? 48 : 16;
+            codes += block_bytes(f);
+        }
+        scales = codes;
+    }
+    walk->at = scales;
+}
+
 /* 16 rows times one token of the formats with sums by block. */
 NEON_INLINE void panel_blocks(const ingot_linear_args *args, uint32_t tile, uint32_t token, neon_format f, bool k8) {
     const neon_tables tables = load_tables(args, f);
@@ -73,22 +126,14 @@ NEON_INLINE void panel_blocks(const ingot_linear_args *args, uint32_t tile, uint
     neon_superblock s;
     float32x4_t acc[4];
     UNROLL for (int i = 0; i < 4; i++) { acc[i] = vdupq_n_f32(0.0f); }
+    if (walk.indices == NULL && group_shift(args, f) == 0) {
+        add_dense(args, &walk, point_at(args, token, 0), f, k8, &tables, acc);
+    }
     while (walk_on(&walk, args, f, &s)) {
-        const int8_t *a = args->a + token * args->a_stride + (size_t)BLOCK * s.first;
-        const float *a_scale = args->a_scale + token * args->s_stride + s.first;
-        const int32_t *a_sum = args->a_sum + token * args->s_stride + s.first;
-        const uint8_t *codes = s.codes;
-        for (uint32_t b = 0; b < s.blocks; b++, codes += block_bytes(f), a += BLOCK) {
-            const uint8_t *scales = block_scales(args, &s, b, f);
-            int32x4_t dot[4], scale[4];
-            start_dots(args, scales, a_sum[b], f, dot);
-            if (k8) {
-                dot_block_k8(codes, a, f, &tables, dot);
-            } else {
-                dot_block(codes, a, f, &tables, dot);
-            }
-            load_scales(scales, f, scale);
-            UNROLL for (int i = 0; i < 4; i++) { acc[i] = add_block(acc[i], dot[i], scale[i], a_scale[b], f); }
+        const token_pointers at = point_at(args, token, s.first);
+        for (uint32_t b = 0; b < s.blocks; b++) {
+            add_block_rows(args, block_scales(args, &s, b, f), s.codes + (size_t)b * block_bytes(f), advance(at, b), f,
+                           k8, &tables, acc);
         }
     }
     float *out = out_rows(args, tile, token);
@@ -151,31 +196,24 @@ NEON_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t to
 NEON_INLINE void gemm(const ingot_linear_args *args, const neon_slab *slab, uint32_t tile, uint32_t token, int half,
                       int tokens, neon_format f) {
     float32x4_t acc[2][4];
-    const int8_t *a[4];
-    const float *a_scale = args->a_scale + token * args->s_stride + slab->first;
-    const int32_t *a_sum = args->a_sum + token * args->s_stride + slab->first;
+    token_pointers at[4];
     UNROLL for (int j = 0; j < tokens; j++) {
         UNROLL for (int i = 0; i < 2; i++) { acc[i][j] = load_sums(args, slab, tile, token + (uint32_t)j, half, i); }
-        a[j] = args->a + (token + (size_t)j) * args->a_stride + (size_t)BLOCK * slab->first;
+        at[j] = point_at(args, token + (uint32_t)j, slab->first);
     }
     for (uint32_t b = 0; b < slab->blocks; b++) {
         const int8_t *weights = slab->weights[b] + 256 * half;
-        const int32_t *bias = slab->bias[b] + 8 * half;
+        const int32_t *scale = slab->scale[b] + 8 * half, *bias = slab->bias[b] + 8 * half;
         int32x4_t dot[2][4];
         UNROLL for (int j = 0; j < tokens; j++) {
             UNROLL for (int i = 0; i < 2; i++) {
-                if (f == T2) {
-                    dot[i][j] = vreinterpretq_s32_f32(acc[i][j]);
-                } else if (has_bias(f)) {
-                    dot[i][j] = vmulq_n_s32(vld1q_s32(bias + 4 * i), a_sum[(size_t)j * args->s_stride + b]);
-                } else {
-                    dot[i][j] = vdupq_n_s32(0);
-                }
+                dot[i][j] = f == T2 ? vreinterpretq_s32_f32(acc[i][j]) : vdupq_n_s32(0);
+                if (has_bias(f)) dot[i][j] = vmulq_n_s32(vld1q_s32(bias + 4 * i), *at[j].a_sum);
             }
         }
         UNROLL for (int part = 0; part < 2; part++) {
             int8x16_t quads[4];
-            UNROLL for (int j = 0; j < tokens; j++) { quads[j] = vld1q_s8(a[j] + 16 * part); }
+            UNROLL for (int j = 0; j < tokens; j++) { quads[j] = vld1q_s8(at[j].a + 16 * part); }
             UNROLL for (int q = 0; q < 4; q++) {
                 const int8x16_t first = vld1q_s8(weights + 32 * (4 * part + q));
                 const int8x16_t second = vld1q_s8(weights + 32 * (4 * part + q) + 16);
@@ -184,15 +222,11 @@ NEON_INLINE void gemm(const ingot_linear_args *args, const neon_slab *slab, uint
             }
         }
         UNROLL for (int j = 0; j < tokens; j++) {
-            a[j] += BLOCK;
             UNROLL for (int i = 0; i < 2; i++) {
-                if (f == T2) {
-                    acc[i][j] = vreinterpretq_f32_s32(dot[i][j]);
-                } else {
-                    const int32x4_t scale = vld1q_s32(slab->scale[b] + 8 * half + 4 * i);
-                    acc[i][j] = add_block(acc[i][j], dot[i][j], scale, a_scale[(size_t)j * args->s_stride + b], f);
-                }
+                acc[i][j] = f == T2 ? vreinterpretq_f32_s32(dot[i][j])
+                                    : add_block(acc[i][j], dot[i][j], vld1q_s32(scale + 4 * i), *at[j].a_scale, f);
             }
+            at[j] = (token_pointers){at[j].a + BLOCK, at[j].a_scale + 1, at[j].a_sum + 1};
         }
     }
     UNROLL for (int j = 0; j < tokens; j++) {

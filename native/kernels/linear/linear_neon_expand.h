@@ -63,14 +63,15 @@ NEON_INLINE void expand_quads(const uint8_t *codes, int8_t *weights, neon_format
 }
 
 /* Scales and biases of a block. */
-NEON_INLINE void expand_scales(const ingot_linear_args *args, const uint8_t *scales, neon_slab *slab, neon_format f) {
+NEON_INLINE void expand_scales(const ingot_linear_args *args, const uint8_t *scales, const neon_tables *tables,
+                               neon_slab *slab, neon_format f) {
     const uint32_t b = slab->blocks;
     int32x4_t scale[4], bias[4];
     if (f == T2) return;
     load_scales(scales, f, scale);
     UNROLL for (int i = 0; i < 4; i++) { vst1q_s32(slab->scale[b] + 4 * i, scale[i]); }
     if (has_codebook(f)) {
-        load_shifts(scales, bias);
+        load_shifts(scales, tables, bias);
         UNROLL for (int i = 0; i < 4; i++) { bias[i] = vandq_s32(bias[i], vdupq_n_s32(args->delta)); }
     } else if (f == Q4Z) {
         load_zeros(scales + 32, bias);
@@ -93,7 +94,7 @@ NEON_INLINE void expand_slab(const ingot_linear_args *args, neon_walk *walk, con
            walk_index(walk) * whole == slab->first + slab->blocks) {
         walk_on(walk, args, f, &s);
         for (uint32_t b = 0; b < s.blocks; b++) {
-            expand_scales(args, block_scales(args, &s, b, f), slab, f);
+            expand_scales(args, block_scales(args, &s, b, f), tables, slab, f);
             expand(s.codes + (size_t)b * block_bytes(f), slab->weights[slab->blocks], f, tables,
                    args->layout == INGOT_LAYOUT_T16_K8);
             slab->blocks++;

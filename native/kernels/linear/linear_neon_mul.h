@@ -117,7 +117,7 @@ NEON_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t to
                 }
                 continue;
             }
-            if (has_codebook(f)) load_shifts(scales, shift);
+            if (has_codebook(f)) load_shifts(scales, &tables, shift);
             if (f == Q4Z) load_zeros(scales + 32, shift);
             load_scales(scales, f, scale);
             UNROLL for (int i = 0; i < 4; i++) {
