@@ -50,7 +50,8 @@ NEON_INLINE uint32_t block_bytes(neon_format f) {
 NEON_INLINE uint32_t scale_bytes(uint32_t blocks, uint32_t shift, neon_format f) {
     if (f == T2 || f == F16) return 0;
     if (f != Q4Z) return CHUNK;
-    return ((blocks >> shift) * 48 + CHUNK - 1) / CHUNK * CHUNK;
+    const uint32_t groups = (blocks + (1u << shift) - 1) >> shift;
+    return (groups * 48 + CHUNK - 1) / CHUNK * CHUNK;
 }
 
 /* ---- walk ---- */
