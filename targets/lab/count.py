@@ -59,7 +59,7 @@ def build_plugin(folder: Path) -> Path:
 
 
 def build_decode(folder: Path, native: Path) -> Path:
-    """Link the driver and libingot's objects into one program, whose functions can be told apart."""
+    """Link the driver and libingot's objects into one program, to tell functions apart."""
     program = folder / "decode"
     include = f"-I{REPOSITORY / 'native' / 'include'}"
     parts = ("ingot_core.dir", "ingot_kernels.dir")

@@ -65,8 +65,8 @@ typedef struct neon_walk {
     const uint8_t *head; /* row scales, if the format has them */
     const uint8_t *at;
     const uint8_t *indices; /* u16 each; NULL: dense */
-    uint32_t next, count;   /* superblocks */
-    uint32_t whole;         /* blocks of a superblock that is not the last */
+    uint32_t next, count; /* superblocks */
+    uint32_t whole; /* blocks of a superblock that is not the last */
 } neon_walk;
 
 /* `run`: blocks that a dense t2 or f16, which have no scales between superblocks, may take as one superblock. */
@@ -127,17 +127,6 @@ NEON_INLINE float32x4_t load_halves(const uint8_t *halves) {
     return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(halves)));
 }
 
-/* The 16 bytes of sub-scale and shift as int32, the sub-scales alone. q6 has no shift bit. */
-NEON_INLINE void load_sub_scales(const uint8_t *scales, neon_format f, int32x4_t out[4]) {
-    int8x16_t bytes = vreinterpretq_s8_u8(vld1q_u8(scales));
-    if (f != Q6) bytes = vshrq_n_s8(bytes, 1);
-    const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
-    out[0] = vmovl_s16(vget_low_s16(low));
-    out[1] = vmovl_high_s16(low);
-    out[2] = vmovl_s16(vget_low_s16(high));
-    out[3] = vmovl_high_s16(high);
-}
-
 /* The 16 zeros of a group of q4z, as int32. */
 NEON_INLINE void load_zeros(const uint8_t *zeros, int32x4_t out[4]) {
     const uint8x16_t bytes = vld1q_u8(zeros);
@@ -153,14 +142,16 @@ NEON_INLINE void load_zeros(const uint8_t *zeros, int32x4_t out[4]) {
 typedef struct neon_tables {
     int8x16_t first, second;
     uint8x16_t spread[4]; /* byte 4 * i + j to all bytes of lane j */
+    uint8x16_t one;
 } neon_tables;
 
 /* c2 and t2 look up two codes by one nibble: `first` knows its lower, `second` its upper code. */
 NEON_INLINE neon_tables load_tables(const ingot_linear_args *args, neon_format f) {
     static const uint8_t lower[16] = {0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3};
     static const uint8_t upper[16] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
-    neon_tables t = {vdupq_n_s8(0), vdupq_n_s8(0), {vld1q_u8(upper)}};
-    UNROLL for (int i = 1; i < 4; i++) { t.spread[i] = vaddq_u8(t.spread[i - 1], vdupq_n_u8(4)); }
+    neon_tables t = {.first = vdupq_n_s8(0), .second = vdupq_n_s8(0), .one = vdupq_n_u8(1)};
+    UNROLL for (int i = 0; i < 4; i++) { t.spread[i] = vaddq_u8(vld1q_u8(upper), vdupq_n_u8((uint8_t)(4 * i))); }
+    __asm__("" : "+w"(t.one)); /* else a test of a bit becomes two instructions */
     if (f == T2) {
         t.first = vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(lower)), vdupq_n_s8(1));
         t.second = vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(upper)), vdupq_n_s8(1));
@@ -179,8 +170,30 @@ NEON_INLINE neon_tables load_tables(const ingot_linear_args *args, neon_format f
 
 /* All ones in the lanes of the rows whose shift bit is set. */
 NEON_INLINE void load_shifts(const uint8_t *scales, const neon_tables *t, int32x4_t out[4]) {
-    const uint8x16_t set = vtstq_u8(vld1q_u8(scales), vdupq_n_u8(1));
+    const uint8x16_t set = vtstq_u8(vld1q_u8(scales), t->one);
     UNROLL for (int i = 0; i < 4; i++) { out[i] = vreinterpretq_s32_u8(vqtbl1q_u8(set, t->spread[i])); }
+}
+
+/* The 16 sub-scales without their shift bits, which q6 does not have. */
+NEON_INLINE void load_sub_scales(const uint8_t *scales, neon_format f, int32x4_t out[4]) {
+    int8x16_t bytes = vreinterpretq_s8_u8(vld1q_u8(scales));
+    if (f != Q6) bytes = vshrq_n_s8(bytes, 1);
+    const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
+    out[0] = vmovl_s16(vget_low_s16(low));
+    out[1] = vmovl_high_s16(low);
+    out[2] = vmovl_s16(vget_low_s16(high));
+    out[3] = vmovl_high_s16(high);
+}
+
+/* f16 scales or sub-scales of 16 rows; of q6, whose codes are times 4, a quarter of them. */
+NEON_INLINE void load_scales(const uint8_t *scales, neon_format f, float32x4_t out[4]) {
+    int32x4_t whole[4];
+    if (has_codebook(f) || f == Q6) load_sub_scales(scales, f, whole);
+    UNROLL for (int i = 0; i < 4; i++) {
+        out[i] = f == Q6           ? vcvtq_n_f32_s32(whole[i], 2)
+                 : has_codebook(f) ? vcvtq_f32_s32(whole[i])
+                                   : load_halves(scales + 8 * i);
+    }
 }
 
 /* Chunks that several steps of a quarter need. */
@@ -213,8 +226,9 @@ NEON_INLINE void load_q6(const uint8_t *at, int step, neon_planes *planes, int8x
 
 /* Bit q of `bits` as 0x10. */
 NEON_INLINE uint8x16_t fifth_bit(uint8x16_t bits, int q) {
-    const int8x16_t by = vdupq_n_s8((int8_t)(4 - q));
-    return vandq_u8(q == 4 ? bits : vshlq_u8(bits, by), vdupq_n_u8(16));
+    const uint8x16_t at[8] = {vshlq_n_u8(bits, 4), vshlq_n_u8(bits, 3), vshlq_n_u8(bits, 2), vshlq_n_u8(bits, 1), bits,
+                              vshrq_n_u8(bits, 1), vshrq_n_u8(bits, 2), vshrq_n_u8(bits, 3)};
+    return vandq_u8(at[q], vdupq_n_u8(16));
 }
 
 NEON_INLINE void load_c5(const uint8_t *at, int step, const neon_tables *t, neon_planes *planes, int8x16_t *low,
@@ -291,18 +305,43 @@ NEON_INLINE void load_steps(const uint8_t *codes, int step, neon_format f, const
 
 /* ---- sums ---- */
 
-/* What a block adds to the rows of a quarter. `scale`: f32 scales (q8, q4, q4z), or the int32 sub-scales. */
-NEON_INLINE float32x4_t add_block(float32x4_t acc, int32x4_t dot, int32x4_t scale, float a_scale, neon_format f) {
-    if (f == Q6) return vfmaq_n_f32(acc, vcvtq_n_f32_s32(vmulq_s32(dot, scale), 2), a_scale);
-    if (has_codebook(f)) return vfmaq_n_f32(acc, vcvtq_f32_s32(vmulq_s32(dot, scale)), a_scale);
-    return vfmaq_f32(acc, vcvtq_f32_s32(dot), vmulq_n_f32(vreinterpretq_f32_s32(scale), a_scale));
+/* Where the result is a float and nothing else, sums of products start at the bits of 1.5 * 2^23: the lane is then that
+ * float plus the sum, which stays below 2^21, and a subtraction converts it; scvtf has half the throughput. */
+enum { BITS_OF_MAGIC = 0x4b400000 };
+
+NEON_INLINE int32_t first_sum(neon_format f) { return has_codebook(f) || f == Q6 || f == T2 ? 0 : BITS_OF_MAGIC; }
+
+NEON_INLINE float32x4_t to_float(int32x4_t dot) {
+    return vsubq_f32(vreinterpretq_f32_s32(dot), vdupq_n_f32(12582912.0f));
 }
 
-NEON_INLINE void load_scales(const uint8_t *scales, neon_format f, int32x4_t out[4]) {
+/* What a block adds to the rows of a quarter; `dot` is a whole number below 2^24, so that the product with a sub-scale is
+ * that of the integers rounded once. */
+NEON_INLINE float32x4_t add_block(float32x4_t acc, float32x4_t dot, float32x4_t scale, float a_scale, neon_format f) {
+    if (has_codebook(f) || f == Q6) return vfmaq_n_f32(acc, vmulq_f32(dot, scale), a_scale);
+    return vfmaq_f32(acc, dot, vmulq_n_f32(scale, a_scale));
+}
+
+/* The same where the sub-scales serve one token and are not worth a conversion. */
+NEON_INLINE float32x4_t add_whole(float32x4_t acc, int32x4_t dot, int32x4_t scale, float a_scale, neon_format f) {
+    const int32x4_t product = vmulq_s32(dot, scale);
+    return vfmaq_n_f32(acc, f == Q6 ? vcvtq_n_f32_s32(product, 2) : vcvtq_f32_s32(product), a_scale);
+}
+
+/* Sums of a block of 16 rows times one token; `magic`: they started at first_sum. */
+NEON_INLINE void add_scaled(const uint8_t *scales, const int32x4_t dot[4], float a_scale, neon_format f, bool magic,
+                            float32x4_t acc[4]) {
+    int32x4_t whole[4];
+    float32x4_t scale[4];
     if (has_codebook(f) || f == Q6) {
-        load_sub_scales(scales, f, out);
+        load_sub_scales(scales, f, whole);
+        UNROLL for (int i = 0; i < 4; i++) { acc[i] = add_whole(acc[i], dot[i], whole[i], a_scale, f); }
     } else {
-        UNROLL for (int i = 0; i < 4; i++) { out[i] = vreinterpretq_s32_f32(load_halves(scales + 8 * i)); }
+        load_scales(scales, f, scale);
+        UNROLL for (int i = 0; i < 4; i++) {
+            const float32x4_t sum = magic ? to_float(dot[i]) : vcvtq_f32_s32(dot[i]);
+            acc[i] = add_block(acc[i], sum, scale[i], a_scale, f);
+        }
     }
 }
 

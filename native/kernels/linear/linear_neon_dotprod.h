@@ -12,7 +12,11 @@
 
 #include "kernels/linear/linear_neon_expand.h"
 
+/* linear_neon_i8mm.h takes the panels of this file and has its own for several tokens. */
+#ifndef NEON_EXPAND
 #define NEON_EXPAND expand_quads
+#define NEON_GEMM_OF gemm_by_quads
+#endif
 
 /* The activations of one token from a block on. */
 typedef struct token_pointers {
@@ -75,9 +79,9 @@ NEON_INLINE void start_dots(const ingot_linear_args *args, const uint8_t *scales
         UNROLL for (int i = 0; i < 4; i++) { dot[i] = vandq_s32(dot[i], shifted); }
     } else if (f == Q4Z) {
         load_zeros(scales + 32, dot);
-        UNROLL for (int i = 0; i < 4; i++) { dot[i] = vmulq_n_s32(dot[i], -a_sum); }
+        UNROLL for (int i = 0; i < 4; i++) { dot[i] = vmlsq_n_s32(vdupq_n_s32(first_sum(f)), dot[i], a_sum); }
     } else {
-        UNROLL for (int i = 0; i < 4; i++) { dot[i] = vdupq_n_s32(f == Q4 ? -8 * a_sum : 0); }
+        UNROLL for (int i = 0; i < 4; i++) { dot[i] = vdupq_n_s32(first_sum(f) - (f == Q4 ? 8 * a_sum : 0)); }
     }
 }
 
@@ -85,15 +89,14 @@ NEON_INLINE void start_dots(const ingot_linear_args *args, const uint8_t *scales
 NEON_INLINE void add_block_rows(const ingot_linear_args *args, const uint8_t *scales, const uint8_t *codes,
                                 token_pointers at, neon_format f, bool k8, const neon_tables *tables,
                                 float32x4_t acc[4]) {
-    int32x4_t dot[4], scale[4];
+    int32x4_t dot[4];
     start_dots(args, scales, *at.a_sum, f, tables, dot);
     if (k8) {
         dot_block_k8(codes, at.a, f, tables, dot);
     } else {
         dot_block(codes, at.a, f, tables, dot);
     }
-    load_scales(scales, f, scale);
-    UNROLL for (int i = 0; i < 4; i++) { acc[i] = add_block(acc[i], dot[i], scale[i], *at.a_scale, f); }
+    add_scaled(scales, dot, *at.a_scale, f, true, acc);
 }
 
 NEON_INLINE token_pointers advance(token_pointers at, uint32_t blocks) {
@@ -193,8 +196,8 @@ NEON_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t to
 }
 
 /* 8 rows of the expanded blocks times `tokens` tokens. */
-NEON_INLINE void gemm(const ingot_linear_args *args, const neon_slab *slab, uint32_t tile, uint32_t token, int half,
-                      int tokens, neon_format f) {
+NEON_INLINE void gemm_by_quads(const ingot_linear_args *args, const neon_slab *slab, uint32_t tile, uint32_t token,
+                               int half, int tokens, neon_format f) {
     float32x4_t acc[2][4];
     token_pointers at[4];
     UNROLL for (int j = 0; j < tokens; j++) {
@@ -203,11 +206,12 @@ NEON_INLINE void gemm(const ingot_linear_args *args, const neon_slab *slab, uint
     }
     for (uint32_t b = 0; b < slab->blocks; b++) {
         const int8_t *weights = slab->weights[b] + 256 * half;
-        const int32_t *scale = slab->scale[b] + 8 * half, *bias = slab->bias[b] + 8 * half;
+        const float *scale = slab->scale[b] + 8 * half;
+        const int32_t *bias = slab->bias[b] + 8 * half;
         int32x4_t dot[2][4];
         UNROLL for (int j = 0; j < tokens; j++) {
             UNROLL for (int i = 0; i < 2; i++) {
-                dot[i][j] = f == T2 ? vreinterpretq_s32_f32(acc[i][j]) : vdupq_n_s32(0);
+                dot[i][j] = f == T2 ? vreinterpretq_s32_f32(acc[i][j]) : vdupq_n_s32(first_sum(f));
                 if (has_bias(f)) dot[i][j] = vmulq_n_s32(vld1q_s32(bias + 4 * i), *at[j].a_sum);
             }
         }
@@ -223,8 +227,13 @@ NEON_INLINE void gemm(const ingot_linear_args *args, const neon_slab *slab, uint
         }
         UNROLL for (int j = 0; j < tokens; j++) {
             UNROLL for (int i = 0; i < 2; i++) {
-                acc[i][j] = f == T2 ? vreinterpretq_f32_s32(dot[i][j])
-                                    : add_block(acc[i][j], dot[i][j], vld1q_s32(scale + 4 * i), *at[j].a_scale, f);
+                if (f == T2) {
+                    acc[i][j] = vreinterpretq_f32_s32(dot[i][j]);
+                } else {
+                    const float32x4_t sum =
+                        first_sum(f) == 0 || has_bias(f) ? vcvtq_f32_s32(dot[i][j]) : to_float(dot[i][j]);
+                    acc[i][j] = add_block(acc[i][j], sum, vld1q_f32(scale + 4 * i), *at[j].a_scale, f);
+                }
             }
             at[j] = (token_pointers){at[j].a + BLOCK, at[j].a_scale + 1, at[j].a_sum + 1};
         }

@@ -12,8 +12,8 @@ enum { SLAB = 32 };
 
 typedef struct neon_slab {
     _Alignas(64) int8_t weights[SLAB][512]; /* as `expand` of the instruction set orders them */
-    int32_t scale[SLAB][ROWS];              /* f32 bits or sub-scales, see add_block */
-    int32_t bias[SLAB][ROWS];               /* times a_sum: what the dot product starts from */
+    float scale[SLAB][ROWS]; /* see add_block */
+    int32_t bias[SLAB][ROWS]; /* times a_sum: what the dot product starts from */
     const uint8_t *head;
     uint32_t first, blocks;
     bool begins, ends; /* the first, the last slab of the tile */
@@ -66,10 +66,11 @@ NEON_INLINE void expand_quads(const uint8_t *codes, int8_t *weights, neon_format
 NEON_INLINE void expand_scales(const ingot_linear_args *args, const uint8_t *scales, const neon_tables *tables,
                                neon_slab *slab, neon_format f) {
     const uint32_t b = slab->blocks;
-    int32x4_t scale[4], bias[4];
+    float32x4_t scale[4];
+    int32x4_t bias[4];
     if (f == T2) return;
     load_scales(scales, f, scale);
-    UNROLL for (int i = 0; i < 4; i++) { vst1q_s32(slab->scale[b] + 4 * i, scale[i]); }
+    UNROLL for (int i = 0; i < 4; i++) { vst1q_f32(slab->scale[b] + 4 * i, scale[i]); }
     if (has_codebook(f)) {
         load_shifts(scales, tables, bias);
         UNROLL for (int i = 0; i < 4; i++) { bias[i] = vandq_s32(bias[i], vdupq_n_s32(args->delta)); }
@@ -83,8 +84,8 @@ NEON_INLINE void expand_scales(const ingot_linear_args *args, const uint8_t *sca
 }
 
 /* Expands what fits: whole superblocks that follow each other in k. */
-NEON_INLINE void expand_slab(const ingot_linear_args *args, neon_walk *walk, const neon_tables *tables,
-                             neon_slab *slab, neon_expand_fn expand, neon_format f) {
+NEON_INLINE void expand_slab(const ingot_linear_args *args, neon_walk *walk, const neon_tables *tables, neon_slab *slab,
+                             neon_expand_fn expand, neon_format f) {
     const uint32_t whole = walk->whole;
     neon_superblock s;
     slab->begins = walk->next == 0;
@@ -131,7 +132,8 @@ NEON_INLINE void expand_tile(const ingot_linear_args *args, uint32_t tile, const
     } while (!slab.ends);
 }
 
-/* A panel for one token, which has nothing to share; the rest goes by slabs. `panel` and `gemm` are the file's own. */
+/* A panel for one token, which has nothing to share; the rest goes by slabs. `panel`, NEON_GEMM_OF and
+ * NEON_EXPAND are those of the instruction set. */
 #define NEON_PANEL(name, format, k8)                                                                           \
     __attribute__((noinline)) static void name(const ingot_linear_args *args, uint32_t tile, uint32_t token) { \
         panel(args, tile, token, format, k8);                                                                  \
@@ -140,26 +142,26 @@ NEON_INLINE void expand_tile(const ingot_linear_args *args, uint32_t tile, const
 #define NEON_GEMM(tokens, format)                                                                             \
     __attribute__((noinline)) static void gemm_##tokens(const ingot_linear_args *args, const neon_slab *slab, \
                                                         uint32_t tile, uint32_t token) {                      \
-        for (int half = 0; half < 2; half++) gemm(args, slab, tile, token, half, tokens, format);             \
+        for (int half = 0; half < 2; half++) NEON_GEMM_OF(args, slab, tile, token, half, tokens, format);     \
     }
 
-#define NEON_COVER(symbol, format, expand, panel_of_k8)                                      \
-    NEON_PANEL(panel_1, format, false)                                                       \
-    NEON_GEMM(4, format)                                                                     \
-    NEON_GEMM(2, format)                                                                     \
-    NEON_GEMM(1, format)                                                                     \
-    void symbol(const ingot_linear_args *args) {                                             \
-        static const neon_gemm gemms[] = {{4, gemm_4}, {2, gemm_2}, {1, gemm_1}};            \
-        const bool k8 = args->layout == INGOT_LAYOUT_T16_K8;                                 \
-        for (uint32_t tile = args->tile_begin; tile < args->tile_end; tile++) {              \
-            if (args->m > 1) {                                                               \
-                expand_tile(args, tile, gemms, expand, format);                              \
-            } else if (k8) {                                                                 \
-                panel_of_k8(args, tile, 0);                                                  \
-            } else {                                                                         \
-                panel_1(args, tile, 0);                                                      \
-            }                                                                                \
-        }                                                                                    \
+#define NEON_COVER(symbol, format, expand, panel_of_k8)                           \
+    NEON_PANEL(panel_1, format, false)                                            \
+    NEON_GEMM(4, format)                                                          \
+    NEON_GEMM(2, format)                                                          \
+    NEON_GEMM(1, format)                                                          \
+    void symbol(const ingot_linear_args *args) {                                  \
+        static const neon_gemm gemms[] = {{4, gemm_4}, {2, gemm_2}, {1, gemm_1}}; \
+        const bool k8 = args->layout == INGOT_LAYOUT_T16_K8;                      \
+        for (uint32_t tile = args->tile_begin; tile < args->tile_end; tile++) {   \
+            if (args->m > 1) {                                                    \
+                expand_tile(args, tile, gemms, expand, format);                   \
+            } else if (k8) {                                                      \
+                panel_of_k8(args, tile, 0);                                       \
+            } else {                                                              \
+                panel_1(args, tile, 0);                                           \
+            }                                                                     \
+        }                                                                         \
     }
 
 /* The formats of one layout, and those that have T16_K8 as well. */

@@ -10,6 +10,7 @@
 #include "kernels/linear/linear_neon_expand.h"
 
 #define NEON_EXPAND expand_quads
+#define NEON_GEMM_OF gemm_by_products
 
 /* Sums of a quarter: rows 0 and 1, rows 2 and 3. Of small codes 8 x int16 each, else 4 x int32. */
 typedef struct partial {
@@ -69,29 +70,36 @@ NEON_INLINE int32x4_t fold(partial sum, neon_format f) {
     return vpaddq_s32(sum.low, sum.high);
 }
 
-/* What the dot product of a quarter starts from; `shift` are the shift masks or the zeros of the block. */
-NEON_INLINE int32x4_t start_dot(int32x4_t shift, int32_t delta, int32_t a_sum, neon_format f) {
-    if (has_codebook(f)) return vandq_s32(shift, vdupq_n_s32(delta * a_sum));
-    if (f == Q4Z) return vmulq_n_s32(shift, -a_sum);
-    return vdupq_n_s32(f == Q4 ? -8 * a_sum : 0);
+/* What the codes leave out: their zero, or the shift of a codebook. */
+NEON_INLINE void add_zeros(const ingot_linear_args *args, const uint8_t *scales, int32_t a_sum, neon_format f,
+                           const neon_tables *tables, int32x4_t dot[4]) {
+    int32x4_t by_row[4];
+    if (has_codebook(f)) load_shifts(scales, tables, by_row);
+    if (f == Q4Z) load_zeros(scales + 32, by_row);
+    UNROLL for (int i = 0; i < 4; i++) {
+        if (has_codebook(f)) dot[i] = vaddq_s32(dot[i], vandq_s32(by_row[i], vdupq_n_s32(args->delta * a_sum)));
+        if (f == Q4Z) dot[i] = vmlsq_n_s32(dot[i], by_row[i], a_sum);
+        if (f == Q4) dot[i] = vsubq_s32(dot[i], vdupq_n_s32(8 * a_sum));
+    }
 }
 
-/* Two quarters at a time of four: unpacked codes and sums stay in registers. */
+/* As many quarters at a time as leave codes and sums in registers. */
 NEON_INLINE void dot_block(const uint8_t *codes, const int8_t *a, neon_format f, const neon_tables *tables, bool k8,
                            int32x4_t dot[4]) {
-    UNROLL for (int pair = 0; pair < 4; pair += 2) {
-        partial sums[2];
-        neon_planes planes[2];
-        UNROLL for (int i = 0; i < 2; i++) { sums[i] = (partial){vdupq_n_s32(0), vdupq_n_s32(0)}; }
+    const int quarters = small_codes(f) ? 4 : 2;
+    UNROLL for (int first = 0; first < 4; first += quarters) {
+        partial sums[4];
+        neon_planes planes[4];
+        UNROLL for (int i = 0; i < quarters; i++) { sums[i] = (partial){vdupq_n_s32(0), vdupq_n_s32(0)}; }
         UNROLL for (int step = 0; step < 4; step++) {
-            int8x16_t low[2], high[2];
-            UNROLL for (int i = 0; i < 2; i++) {
-                load_step(codes, step, pair + i, f, tables, &planes[i], &low[i], &high[i]);
+            int8x16_t low[4], high[4];
+            UNROLL for (int i = 0; i < quarters; i++) {
+                load_step(codes, step, first + i, f, tables, &planes[i], &low[i], &high[i]);
                 if (k8) split_rows(&low[i], &high[i]);
             }
-            add_step(sums, low, high, 2, a + 8 * step, f);
+            add_step(sums, low, high, quarters, a + 8 * step, f);
         }
-        UNROLL for (int i = 0; i < 2; i++) { dot[pair + i] = fold(sums[i], f); }
+        UNROLL for (int i = 0; i < quarters; i++) { dot[first + i] = fold(sums[i], f); }
     }
 }
 
@@ -109,20 +117,15 @@ NEON_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t to
         const uint8_t *codes = s.codes;
         for (uint32_t b = 0; b < s.blocks; b++, codes += block_bytes(f), a += BLOCK) {
             const uint8_t *scales = block_scales(args, &s, b, f);
-            int32x4_t dot[4], scale[4], shift[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+            int32x4_t dot[4];
             dot_block(codes, a, f, &tables, k8, dot);
             if (f == T2) {
                 UNROLL for (int i = 0; i < 4; i++) {
                     acc[i] = vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(acc[i]), dot[i]));
                 }
-                continue;
-            }
-            if (has_codebook(f)) load_shifts(scales, &tables, shift);
-            if (f == Q4Z) load_zeros(scales + 32, shift);
-            load_scales(scales, f, scale);
-            UNROLL for (int i = 0; i < 4; i++) {
-                const int32x4_t sum = vaddq_s32(dot[i], start_dot(shift[i], args->delta, a_sum[b], f));
-                acc[i] = add_block(acc[i], sum, scale[i], a_scale[b], f);
+            } else {
+                add_zeros(args, scales, a_sum[b], f, &tables, dot);
+                add_scaled(scales, dot, a_scale[b], f, false, acc);
             }
         }
     }
@@ -132,8 +135,8 @@ NEON_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t to
 }
 
 /* 8 rows of the expanded blocks times `tokens` tokens. */
-NEON_INLINE void gemm(const ingot_linear_args *args, const neon_slab *slab, uint32_t tile, uint32_t token, int half,
-                      int tokens, neon_format f) {
+NEON_INLINE void gemm_by_products(const ingot_linear_args *args, const neon_slab *slab, uint32_t tile, uint32_t token,
+                                  int half, int tokens, neon_format f) {
     float32x4_t acc[2][4];
     UNROLL for (int j = 0; j < tokens; j++) {
         UNROLL for (int i = 0; i < 2; i++) { acc[i][j] = load_sums(args, slab, tile, token + (uint32_t)j, half, i); }
@@ -164,7 +167,8 @@ NEON_INLINE void gemm(const ingot_linear_args *args, const neon_slab *slab, uint
                 }
                 const size_t at = s + (size_t)j * args->s_stride;
                 if (has_bias(f)) dot = vmlaq_n_s32(dot, vld1q_s32(slab->bias[b] + row), args->a_sum[at]);
-                acc[i][j] = add_block(acc[i][j], dot, vld1q_s32(slab->scale[b] + row), args->a_scale[at], f);
+                const float32x4_t scale = vld1q_f32(slab->scale[b] + row);
+                acc[i][j] = add_block(acc[i][j], vcvtq_f32_s32(dot), scale, args->a_scale[at], f);
             }
         }
     }
