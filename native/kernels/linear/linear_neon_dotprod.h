@@ -103,19 +103,26 @@ NEON_INLINE token_pointers advance(token_pointers at, uint32_t blocks) {
     return (token_pointers){at.a + (size_t)BLOCK * blocks, at.a_scale + blocks, at.a_sum + blocks};
 }
 
-/* Whole superblocks of a dense tile, one after the other: q4 and q4z by 32. The blocks are no copies of each other, which
- * would be interleaved until they need more registers than there are. */
+/* Without it the compiler interleaves unrolled blocks until it needs more registers than there are. */
+#define BLOCK_ENDS(scales, acc) \
+    __asm__ volatile("" : "+r"(scales), "+w"(acc[0]), "+w"(acc[1]), "+w"(acc[2]), "+w"(acc[3]))
+
+/* Whole superblocks of a dense tile, one after the other: q4 and q4z by 32. Two blocks are unrolled, more would not fit the
+ * offsets of a load. */
 NEON_INLINE void add_dense(const ingot_linear_args *args, neon_walk *walk, token_pointers at, neon_format f, bool k8,
                            const neon_tables *tables, float32x4_t acc[4]) {
-    const uint32_t whole = f == Q8 || f == Q4 ? 2 : 4;
+    const uint32_t whole = f == Q8 || f == Q4 ? 2 : 4, step = f == Q8 || f == Q4 ? 32 : f == Q4Z ? 48 : 16;
     const uint8_t *scales = walk->at;
     for (uint32_t left = args->k / BLOCK / whole; left > 0; left--, walk->next++) {
         const uint8_t *codes = scales + scale_bytes(whole, 0, f);
-        NO_UNROLL for (uint32_t b = whole; b > 0; b--) {
+        NO_UNROLL for (uint32_t b = whole; b > 0; b -= 2) {
             add_block_rows(args, scales, codes, at, f, k8, tables, acc);
-            at = advance(at, 1);
-            scales += f == Q8 || f == Q4 ? 32 : f == Q4Z ? 48 : 16;
-            codes += block_bytes(f);
+            BLOCK_ENDS(scales, acc);
+            add_block_rows(args, scales + step, codes + block_bytes(f), advance(at, 1), f, k8, tables, acc);
+            BLOCK_ENDS(scales, acc);
+            at = advance(at, 2);
+            scales += 2 * step;
+            codes += (size_t)2 * block_bytes(f);
         }
         scales = codes;
     }
