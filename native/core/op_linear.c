@@ -130,6 +130,18 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     return input;
 }
 
+/* In runs that a compiler turns into vectors: `to` may be `add`. */
+static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
+    float values[INGOT_TILE_ROWS];
+    for (uint32_t start = 0; start < count; start += INGOT_TILE_ROWS) {
+        const uint32_t run = count - start < INGOT_TILE_ROWS ? count - start : INGOT_TILE_ROWS;
+        memcpy(values, from + start, sizeof values); /* the accumulators are whole tiles */
+        for (uint32_t i = 0; bias != NULL && i < run; i++) values[i] += bias[start + i];
+        for (uint32_t i = 0; add != NULL && i < run; i++) values[i] += add[start + i];
+        memcpy(to + start, values, run * sizeof(float));
+    }
+}
+
 /* Accumulators of `count` columns from column0: bias, residual, store. */
 static void finish_plain(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
                          const float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
@@ -141,11 +153,7 @@ static void finish_plain(const ingot_session *session, const ingot_step *step, c
         float *to = ingot_row(session, part->output, row) + column0;
         const float *bias = part->bias != NULL ? part->bias + column0 : NULL;
         const float *add = residual ? ingot_row(session, residual_tensor, row) + column0 : NULL;
-        for (uint32_t i = 0; i < count; i++) {
-            float value = from[i];
-            value = bias != NULL ? value + bias[i] : value;
-            to[i] = add != NULL ? value + add[i] : value;
-        }
+        finish_row(from, bias, add, count, to);
     }
 }
 
