@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ingot._native import Native
 from ingot.errors import InvalidArgumentError
+from ingot.sampling import Sampling
 
-__all__ = ["MemoryInfo", "SessionConfig", "TokenIds", "checked_ids", "create"]
+TYPE_CHECKING = False  # as in typing, whose import takes long
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
 
-TokenIds = Sequence[int] | NDArray[np.integer[Any]]
+    import numpy as np
+    from numpy.typing import NDArray
+
+    TokenIds: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
+
+__all__ = ["MemoryInfo", "SessionConfig", "checked_ids", "create", "sampling_struct"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +68,46 @@ def create(native: Native, model: Any, config: SessionConfig) -> Any:
     return native.ffi.gc(handle[0], native.lib.ingot_session_destroy)
 
 
+def sampling_struct(native: Native, sampling: Sampling) -> Any:
+    """Return the settings as the library reads them; no seed is 0."""
+    config = native.struct("ingot_sampling")
+    config.temperature = sampling.temperature
+    config.top_k = sampling.top_k
+    config.top_p = sampling.top_p
+    config.min_p = sampling.min_p
+    config.repetition_penalty = sampling.repetition_penalty
+    config.seed = sampling.seed or 0
+    return config
+
+
 def checked_ids(prompt: TokenIds, limit: int) -> list[int]:
     """Return token ids as a list. Raises: InvalidArgumentError naming the first bad one."""
-    if isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, (Sequence, np.ndarray)):
+    if isinstance(prompt, (bytes, bytearray)) or not (
+        isinstance(prompt, Sequence) or _is_array(prompt)
+    ):
         raise InvalidArgumentError(
             f"the prompt is {type(prompt).__name__}: give text or a list of token ids"
         )
+    tokens = []
     for index, token in enumerate(prompt):
-        whole = isinstance(token, (int, np.integer)) and not isinstance(token, bool)
-        if not whole or not 0 <= token < limit:
+        whole = -1 if isinstance(token, bool) else _whole(token)
+        if not 0 <= whole < limit:
             raise InvalidArgumentError(
                 f"token {index} of the prompt is {token!r}, expected an id from 0 to {limit - 1}"
             )
-    return [int(token) for token in prompt]
+        tokens.append(whole)
+    return tokens
+
+
+def _is_array(value: object) -> bool:
+    """Say whether it is a NumPy array, without loading NumPy for the question."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def _whole(value: object) -> int:
+    """Return an integer of any kind as int, -1 for anything else."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return -1

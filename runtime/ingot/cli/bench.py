@@ -11,9 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ingot._native import Native
+from ingot._numpy_start import np
 from ingot.cli.arguments import (
     Subparsers,
     UsageError,

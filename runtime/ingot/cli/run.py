@@ -15,8 +15,8 @@ from ingot.cli.arguments import (
     add_session,
     generation_options,
 )
-from ingot.generation import Stream
 from ingot.model import Model
+from ingot.stream import Stream
 
 __all__ = ["add_parser", "run"]
 
