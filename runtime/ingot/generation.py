@@ -51,7 +51,8 @@ class Stats:
     """Figures of one generation. Units: seconds, bytes, tokens per second.
 
     decode counts the tokens after the first, a stop id among them; token_seconds_p50 and _p99 are
-    percentiles of the time that each of them took.
+    percentiles of the time that each of them took. drafted were guessed ahead; accepted of them
+    were what the model chose, and cost no pass of their own.
     """
 
     prompt_tokens: int = 0
@@ -61,6 +62,9 @@ class Stats:
     decode_seconds: float = 0.0
     first_token_seconds: float = 0.0
     weight_bytes_read: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    decode_passes: int = 0
     token_seconds_p50: float = 0.0
     token_seconds_p99: float = 0.0
 

@@ -70,16 +70,24 @@ class MemoryPlan:
 class Model:
     """A mapped and validated file. May be shared by any number of sessions and threads."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Map and check a file.
+    def __init__(
+        self, path: str | os.PathLike[str], draft: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Map and check a file, and a smaller one that guesses for it, with the same tokenizer.
 
-        Raises: FormatError naming the broken rule; StorageError if it cannot be read;
+        Raises: InvalidArgumentError if the draft's tokenizer is another;
+            FormatError naming the broken rule; StorageError if it cannot be read;
             HardwareError if INGOT_FORCE_ISA names what this CPU lacks.
         """
         self._file = os.fspath(path)
         self.native: Native = native()
         self._handle: Any = self._open()
         self.info = _model_info(self.native, self._handle)
+        self.draft = Model(draft) if draft is not None else None
+        if self.draft is not None:
+            from ingot.draft import require_same_tokenizer
+
+            require_same_tokenizer(self, self.draft)
 
     def __enter__(self) -> Model:
         """Return the model; leaving the block closes it."""
@@ -99,6 +107,8 @@ class Model:
         if self._handle is not None:
             self.native.ffi.release(self._handle)
             self._handle = None
+        if self.draft is not None:
+            self.draft.close()
 
     def session(
         self,
@@ -107,14 +117,17 @@ class Model:
         chunk: int = 0,
         logits_rows: int = 1,
         memory_limit: int = 0,
+        speculate: int = 0,
     ) -> Session:
         """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
 
-        Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes.
+        Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes,
+        speculate in tokens guessed ahead per pass (8 is a good figure; the text stays the same).
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        return Session(self, SessionConfig(context, chunk, logits_rows, threads, memory_limit))
+        config = SessionConfig(context, chunk, logits_rows, threads, memory_limit, speculate)
+        return Session(self, config)
 
     @property
     def path(self) -> Path:
@@ -133,7 +146,7 @@ class Model:
     @functools.cached_property
     def chat(self) -> ChatSettings:
         """Special tokens, stop ids and template; all empty if the file has no chat section."""
-        data = self._section("chat")
+        data = self.section_by_name("chat")
         return ChatSettings.from_json(_parse(data, "chat")) if data else ChatSettings()
 
     @property
@@ -150,7 +163,7 @@ class Model:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer | None:
-        data = self._section("tokenizer")
+        data = self.section_by_name("tokenizer")
         return Tokenizer(data, self.chat.bos_token_id, self.chat.add_bos) if data else None
 
     def detokenizer(self) -> Detokenizer | NoText:
@@ -172,7 +185,7 @@ class Model:
         """The memory plan, as `ingot inspect` prints it."""
         from ingot.format import PeakRecord, PlanHeader
 
-        data = self._section("plan")
+        data = self.section_by_name("plan")
         plan = PlanHeader.unpack(data)
         offsets = range(PlanHeader.SIZE, PlanHeader.SIZE + plan.peak_count * PeakRecord.SIZE, 16)
         peaks = [PeakRecord.unpack(data, offset) for offset in offsets]
@@ -192,7 +205,7 @@ class Model:
 
         Raises: FormatError if its digest is wrong.
         """
-        return self._section(kind.name.lower())
+        return self.section_by_name(kind.name.lower())
 
     def _open(self) -> Any:
         """Open the file in the library; the handle closes itself."""
@@ -201,7 +214,7 @@ class Model:
         self.native.check(lib.ingot_model_open(os.fsencode(self._file), handle))
         return ffi.gc(handle[0], lib.ingot_model_close)
 
-    def _section(self, name: str) -> bytes:
+    def section_by_name(self, name: str) -> bytes:
         """Return the bytes of a section by its name in the format."""
         ffi = self.native.ffi
         data, size = ffi.new("uint8_t **"), ffi.new("uint64_t *")
@@ -234,7 +247,7 @@ class Model:
 
     def _object(self, name: str) -> dict[str, Any]:
         """Return a JSON section that must be an object."""
-        data = self._section(name)
+        data = self.section_by_name(name)
         value = _parse(data, name) if data else {}
         if not isinstance(value, dict):
             raise FormatError(f"section {name} is no JSON object")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ingot.model import Model
     from ingot.session_config import TokenIds
+    from ingot.speculation import Speculator
 
 __all__ = ["Session"]
 
@@ -38,7 +39,9 @@ class Session:
         self._passes = Passes(model, config)
         self.chunk = self._passes.chunk
         self.context = config.context or model.info.context
-        self._logits_rows = max(config.logits_rows, 1)
+        self._logits_rows = max(config.rows, 1)
+        self.most_drafted = min(config.speculate, self.chunk - 1)
+        self._draft = self._open_draft(config)
         self._pending: list[int] = []  # chosen, fed when the one after them is wanted
         self._ahead: list[int] = []  # fed and chosen, not yet taken by the stream
         self._lock = threading.Lock()
@@ -64,6 +67,8 @@ class Session:
         with self.exclusive():
             self._drop_stream()
             self._passes.close()
+            if self._draft is not None:
+                self._draft.close()
 
     # Generating
 
@@ -304,6 +309,24 @@ class Session:
             if self._ahead:
                 self._ahead = []
                 self._passes.cut(len(self._passes.tokens))
+
+    def speculator(self) -> Speculator | None:
+        """Return what guesses for one generation; None if the session was opened without."""
+        if self.most_drafted <= 0:
+            return None
+        from ingot.draft import DraftModelDrafter
+        from ingot.speculation import LookupDrafter, Speculator
+
+        drafter = LookupDrafter() if self._draft is None else DraftModelDrafter(self._draft)
+        return Speculator(drafter, self.most_drafted)
+
+    def _open_draft(self, config: SessionConfig) -> Session | None:
+        """Open a session of the draft model with our threads, if there is one and it is wanted."""
+        draft = self.model.draft
+        if draft is None or self.most_drafted <= 0:
+            return None
+        context = min(self.context, draft.info.context)
+        return Session(draft, SessionConfig(context, threads=config.threads))
 
     def _take_pending(self) -> list[int]:
         tokens, self._pending = self._pending, []

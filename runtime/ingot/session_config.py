@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     TokenIds: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 
+MOST_DRAFTED = 15  # with the token before them, as many rows as the head keeps the best of
+
 __all__ = ["MemoryInfo", "SessionConfig", "checked_ids", "create", "sampling_struct"]
 
 
@@ -30,6 +32,7 @@ class SessionConfig:
 
     context positions; chunk tokens per pass; logits_rows positions per pass whose logits are kept;
     threads 1 to 64; memory_limit bytes for model and session together.
+    speculate: most tokens guessed ahead for one pass, 0 for none.
     """
 
     context: int = 0
@@ -37,6 +40,12 @@ class SessionConfig:
     logits_rows: int = 1
     threads: int = 0
     memory_limit: int = 0
+    speculate: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Logits rows that the session must keep."""
+        return max(self.logits_rows, self.speculate + 1) if self.speculate else self.logits_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +66,12 @@ def create(native: Native, model: Any, config: SessionConfig) -> Any:
     Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError.
     """
     settings = native.struct("ingot_session_config")
+    if not isinstance(config.speculate, int) or not 0 <= config.speculate <= MOST_DRAFTED:
+        raise InvalidArgumentError(
+            f"speculate is {config.speculate!r}, expected 0 (off) to {MOST_DRAFTED} tokens"
+        )
     for name in ("context", "chunk", "logits_rows", "threads", "memory_limit"):
-        value = getattr(config, name)
+        value = getattr(config, "rows" if name == "logits_rows" else name)
         limit = 1 << (64 if name == "memory_limit" else 32)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
             raise InvalidArgumentError(f"{name} is {value!r}, expected an integer of at least 0")

@@ -39,6 +39,7 @@ class Stream(Iterator[str]):
         self._figures = _Figures(len(prompt), session.model.info.weight_bytes_per_token)
         self._stops = StopStrings(options.stop)
         self._stop_ids = frozenset((*session.model.chat.eos_token_ids, *options.stop_ids))
+        self._speculator = session.speculator()
         self._ready: deque[int] = deque()
         self._pieces = self._run()
 
@@ -115,11 +116,25 @@ class Stream(Iterator[str]):
         self._ready.extend(chosen)
 
     def _decode(self) -> None:
-        """Feed the token just taken and choose the next."""
+        """Feed the token just taken, and guesses, and choose the next ones."""
         begin = time.perf_counter()
-        _, chosen = self._session.step((), (), self.sampling)
-        self._figures.decoded(begin, len(chosen))
+        guesses = self._guesses()
+        _, chosen = self._session.step((), guesses, self.sampling)
+        seconds = time.perf_counter() - begin
+        self._figures.decoded(seconds, len(guesses), len(chosen))
+        if self._speculator is not None:
+            self._speculator.record(len(guesses), len(chosen) - 1, seconds)
         self._ready.extend(chosen)
+
+    def _guesses(self) -> list[int]:
+        """Return what to try in the next pass: never beyond the context or what is asked for."""
+        session = self._session
+        if self._speculator is None:
+            return []
+        room = session.context - session.token_count
+        if self._options.max_tokens is not None:
+            room = min(room, self._options.max_tokens - len(self.token_ids) - 1)
+        return self._speculator.draft(session.token_ids, max(room, 0))
 
     def _take(self) -> bool:
         """Take the next token; False if it is a stop id."""
@@ -158,7 +173,7 @@ class _Figures:
         self._started = time.perf_counter()
         self._prefill_tokens = 0
         self._prefill_seconds = self._first_seconds = self._decode_seconds = 0.0
-        self._taken = self._passes = 0
+        self._taken = self._passes = self._drafted = self._accepted = 0
         self._latencies: list[float] = []
 
     def prefilled(self, tokens: int, begin: float) -> None:
@@ -166,10 +181,11 @@ class _Figures:
         self._prefill_tokens = tokens
         self._prefill_seconds = time.perf_counter() - begin
 
-    def decoded(self, begin: float, tokens: int) -> None:
-        """Note a pass that began at a time and chose so many tokens."""
-        seconds = time.perf_counter() - begin
+    def decoded(self, seconds: float, drafted: int, tokens: int) -> None:
+        """Note a pass that took so long for so many guesses and chose so many tokens."""
         self._passes += 1
+        self._drafted += drafted
+        self._accepted += tokens - 1
         self._decode_seconds += seconds
         self._latencies.extend([seconds / tokens] * tokens)
 
@@ -190,6 +206,9 @@ class _Figures:
             decode_seconds=self._decode_seconds,
             first_token_seconds=self._first_seconds,
             weight_bytes_read=self._passes * self._bytes_per_pass,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
+            decode_passes=self._passes,
             token_seconds_p50=_percentile(latencies, 0.5),
             token_seconds_p99=_percentile(latencies, 0.99),
         )
