@@ -14,6 +14,8 @@ TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
     from typing import Any
 
+SPECULATIONS = ("auto", "lookup", "off")
+
 __all__ = ["Generation", "Options", "Stats"]
 
 
@@ -24,6 +26,8 @@ class Options:
     max_tokens None goes on until a stop or until the context is full.
     stop are strings that end the text and are not part of it; stop_ids add to the file's own.
     text False gives token ids only, and leaves the tokenizer alone.
+    speculate, in a session that was opened with it: "auto" guesses by the draft model if there is
+    one, else by lookup; "lookup" always by lookup; "off" not at all. The tokens are the same.
 
     Raises: InvalidArgumentError for a value that makes no sense.
     """
@@ -33,6 +37,7 @@ class Options:
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     text: bool = True
+    speculate: str = "auto"
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -41,6 +46,10 @@ class Options:
         if limit is not None and (not whole or limit < 1):
             raise InvalidArgumentError(f"max_tokens is {limit!r}, expected at least 1 or None")
         StopStrings(self.stop)
+        if self.speculate not in SPECULATIONS:
+            raise InvalidArgumentError(
+                f"speculate is {self.speculate!r}, expected one of {', '.join(SPECULATIONS)}"
+            )
         for token in self.stop_ids:
             if not isinstance(token, int) or isinstance(token, bool) or token < 0:
                 raise InvalidArgumentError(f"stop id {token!r}: expected a token id")

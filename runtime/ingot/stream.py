@@ -39,7 +39,7 @@ class Stream(Iterator[str]):
         self._figures = _Figures(len(prompt), session.model.info.weight_bytes_per_token)
         self._stops = StopStrings(options.stop)
         self._stop_ids = frozenset((*session.model.chat.eos_token_ids, *options.stop_ids))
-        self._speculator = session.speculator()
+        self._speculator = session.speculator(options, sampling)
         self._ready: deque[int] = deque()
         self._pieces = self._run()
 
