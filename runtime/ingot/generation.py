@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
-
 from ingot.errors import InvalidArgumentError
+from ingot.record import Record
 from ingot.sampling import Sampling
 from ingot.stopping import StopStrings
 
@@ -19,8 +17,7 @@ SPECULATIONS = ("auto", "lookup", "off")
 __all__ = ["Generation", "Options", "Stats"]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Record):
     """What ends a generation and how its tokens are drawn.
 
     max_tokens None goes on until a stop or until the context is full.
@@ -33,7 +30,7 @@ class Options:
     """
 
     max_tokens: int | None = None
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     text: bool = True
@@ -55,8 +52,7 @@ class Options:
                 raise InvalidArgumentError(f"stop id {token!r}: expected a token id")
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(Record):
     """Figures of one generation. Units: seconds, bytes, tokens per second.
 
     decode counts the tokens after the first, a stop id among them; token_seconds_p50 and _p99 are
@@ -89,7 +85,7 @@ class Stats:
 
     def to_json(self) -> dict[str, float | int]:
         """Return all figures by name."""
-        figures: dict[str, float | int] = dataclasses.asdict(self)
+        figures: dict[str, float | int] = self.fields()
         figures["prefill_tokens_per_second"] = self.prefill_tokens_per_second
         figures["decode_tokens_per_second"] = self.decode_tokens_per_second
         return figures
@@ -104,8 +100,7 @@ class Stats:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(Record):
     """A finished generation. finish_reason: length, stop_id, stop_string, context or cancelled."""
 
     text: str

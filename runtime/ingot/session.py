@@ -245,7 +245,7 @@ class Session:
         """Return what the session takes, in bytes."""
         info = self._native.struct("ingot_memory_info")
         self._native.check(self._native.lib.ingot_session_memory(self._passes.handle, info))
-        return MemoryInfo(*(int(getattr(info, name)) for name in MemoryInfo.__slots__))
+        return MemoryInfo(*(int(getattr(info, name)) for name in MemoryInfo.names))
 
     def stream_bandwidth(self, pattern: int) -> float:
         """Return the gigabytes per second of reading all weights once with the session's threads.

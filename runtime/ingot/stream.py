@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections import deque
@@ -28,7 +27,7 @@ class Stream(Iterator[str]):
         """Made by Session.stream and Session.begin."""
         sampling = options.sampling
         if sampling.temperature > 0.0 and sampling.seed is None:
-            sampling = dataclasses.replace(sampling, seed=int.from_bytes(os.urandom(8), "little"))
+            sampling = sampling.replace(seed=int.from_bytes(os.urandom(8), "little"))
         self.sampling = sampling
         self.prompt_token_ids = tuple(prompt)
         self.token_ids: list[int] = []

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def test_the_library_chooses_as_the_reference(model: Model, sampling: Sampling) 
                 logits = np.round(logits)  # many are equal
             replace_logits(session, logits)
             seed = int(generator.integers(0, 1 << 64, dtype=np.uint64))
-            settings = dataclasses.replace(sampling, seed=seed)
+            settings = sampling.replace(seed=seed)
             history = generator.integers(0, 600, 40).tolist()
             position = int(generator.integers(0, 1 << 40))
             wanted = choose(logits, settings, history, position)
@@ -99,7 +98,7 @@ def test_a_step_chooses_from_the_logits_that_it_does_not_keep(
 ) -> None:
     with model.session(threads=1) as session:
         expected = [session.feed(PROMPT)]
-        settings = dataclasses.replace(sampling, seed=4)
+        settings = sampling.replace(seed=4)
         wanted = [choose(expected[0], settings, PROMPT, 5)]
         for position in range(6, 12):
             logits = session.feed([wanted[-1]])
@@ -148,7 +147,7 @@ def test_logits_that_are_no_numbers_and_bad_settings_are_errors(model: Model) ->
             broken[17] = bad
             replace_logits(session, broken)
             for sampling in SETTINGS:
-                settings = dataclasses.replace(sampling, seed=1)
+                settings = sampling.replace(seed=1)
                 with pytest.raises(InternalError, match="token 17"):
                     sample(session, settings, [], 0)
         config = sampling_struct(native(), Sampling())
@@ -180,7 +179,7 @@ def test_speculation_draws_from_the_models_distribution(model: Model) -> None:
         firsts, seconds = np.zeros(size, np.int64), np.zeros(size, np.int64)
         for seed in range(draws):
             session.truncate(len(PROMPT) - 1)
-            settings = dataclasses.replace(sampling, seed=seed)
+            settings = sampling.replace(seed=seed)
             chosen = session.step(PROMPT[-1:], [guess], settings)[1]
             firsts[chosen[0]] += 1
             if len(chosen) > 1:
