@@ -8,7 +8,7 @@ void ingot_lane_synchronize(ingot_lane *lane) {
     if (atomic_load_explicit(&lane->session->cancelled, memory_order_relaxed) != 0) {
         ingot_pool_request_stop(lane->session->pool);
     }
-    ingot_pool_barrier(lane->session->pool);
+    ingot_pool_barrier(lane->session->pool, lane->thread);
     lane->stage = INGOT_STAGE_CLEAN;
 }
 

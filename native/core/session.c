@@ -65,6 +65,10 @@ static void carve_area(const ingot_session *session, carver *state, ingot_thread
     carve(state, 128); /* keeps the threads' lines apart */
 }
 
+static uint32_t most_threads(const ingot_session *session) {
+    return session->threads > session->prefill_threads ? session->threads : session->prefill_threads;
+}
+
 static void carve_all(ingot_session *session, carver *state) {
     const ingot_model *model = session->model;
     ingot_memory_info *info = &session->info;
@@ -74,7 +78,7 @@ static void carve_all(ingot_session *session, carver *state) {
     session->a_scale = carve(state, (uint64_t)session->chunk * (model->widest_k / 32) * sizeof(float));
     session->a_sum = carve(state, (uint64_t)session->chunk * (model->widest_k / 32) * sizeof(int32_t));
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
-    for (uint32_t thread = 0; thread < session->threads; thread++) {
+    for (uint32_t thread = 0; thread < most_threads(session); thread++) {
         carve_area(session, state, &session->areas[thread]);
     }
     info->scratch_bytes = state->used - info->arena_bytes;
@@ -96,12 +100,14 @@ static ingot_status read_config(ingot_session *session, const ingot_session_conf
                           "context %u and chunk %u: the file is planned for at most %u and %u; compress with --context",
                           session->context, session->chunk, plan->context, plan->chunk);
     }
-    if (config->threads > INGOT_MAX_THREADS || session->logits_rows > session->chunk || config->reserved != 0) {
+    if (config->threads > INGOT_MAX_THREADS || config->prefill_threads > INGOT_MAX_THREADS ||
+         session->logits_rows > session->chunk) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
-                          "threads %u (at most %d), logits rows %u (at most the chunk, %u)", config->threads,
-                          INGOT_MAX_THREADS, session->logits_rows, session->chunk);
+                          "threads %u and %u (at most %d), logits rows %u (at most the chunk, %u)", config->threads,
+                          config->prefill_threads, INGOT_MAX_THREADS, session->logits_rows, session->chunk);
     }
     session->threads = session->threads > INGOT_MAX_THREADS ? INGOT_MAX_THREADS : session->threads;
+    session->prefill_threads = config->prefill_threads != 0 ? config->prefill_threads : session->threads;
     session->capacity = round_up(session->context, INGOT_ATTENTION_BLOCK);
     uint32_t wide = 2 * session->chunk > 64 ? 2 * session->chunk : 64;
     session->tile_floats = INGOT_TILE_ROWS * wide;
@@ -147,7 +153,7 @@ static ingot_status allocate(ingot_session *session, uint64_t limit) {
         session->memory_size = measure.used;
         carver hand_out = {session->memory, 0};
         carve_all(session, &hand_out);
-        status = ingot_pool_create(session->threads, &session->pool);
+        status = ingot_pool_create(most_threads(session), &session->pool);
     }
     return status;
 }

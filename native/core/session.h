@@ -6,6 +6,8 @@
 #include "core/model.h"
 #include "core/pool.h"
 
+enum { INGOT_DECODE_TOKENS = 8 }; /* passes of at most these run on the threads of decoding */
+
 /* What one thread writes without asking anybody. */
 typedef struct ingot_thread_area {
     float *tile;      /* accumulators of the tiles in work */
@@ -28,7 +30,8 @@ struct ingot_session {
     ingot_model *model;
     ingot_pool *pool;
     uint64_t process;
-    uint32_t context, capacity, chunk, logits_rows, threads;
+    uint32_t context, capacity, chunk, logits_rows;
+    uint32_t threads, prefill_threads; /* of a pass of few tokens, and of a longer one */
     uint32_t position;
     _Atomic uint32_t busy, cancelled;
     uint64_t executed;

@@ -93,8 +93,8 @@ typedef struct ingot_session_config {
     uint32_t context;        /* positions to reserve; 0: the plan's */
     uint32_t chunk;          /* tokens of one pass; 0: the plan's */
     uint32_t logits_rows;    /* most positions per call whose logits are kept; 0: 1 */
-    uint32_t threads;        /* for decode and prefill, 1 to 64; 0: every CPU that this process may use */
-    uint32_t reserved;       /* zero */
+    uint32_t threads;        /* of passes of up to 8 tokens, 1 to 64; 0: one per big core that this process may use */
+    uint32_t prefill_threads; /* of longer passes, 1 to 64; 0: as threads */
     uint64_t memory_limit;   /* bytes that model and session may take together; 0: no limit */
 } ingot_session_config;
 

@@ -108,6 +108,19 @@ double ingot_platform_seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+int64_t ingot_platform_thread_clock(void) {
+    clockid_t clock;
+    return pthread_getcpuclockid(pthread_self(), &clock) == 0 ? (int64_t)clock : 0;
+}
+
+double ingot_platform_clock_seconds(int64_t clock) {
+    struct timespec spent;
+    if (clock == 0 || clock_gettime((clockid_t)clock, &spent) != 0) {
+        return 0.0;
+    }
+    return (double)spent.tv_sec + 1e-9 * (double)spent.tv_nsec;
+}
+
 static void *thread_entry(void *argument) {
     ingot_thread *thread = argument;
     thread->function(thread->argument);

@@ -29,6 +29,10 @@ uint64_t ingot_platform_process(void);
 double ingot_platform_seconds(void);
 
 typedef void (*ingot_thread_fn)(void *argument);
+/** Names the clock of this thread's CPU time, for any thread of the process; 0 if there is none. */
+int64_t ingot_platform_thread_clock(void);
+/** CPU seconds that a thread has had; 0 for clock 0. */
+double ingot_platform_clock_seconds(int64_t clock);
 /** @return INGOT_ERROR_THREADS. */
 ingot_status ingot_platform_thread_start(ingot_thread_fn function, void *argument, ingot_thread **thread);
 void ingot_platform_thread_join(ingot_thread *thread);

@@ -107,14 +107,17 @@ class Model:
         chunk: int = 0,
         logits_rows: int = 1,
         memory_limit: int = 0,
+        prefill_threads: int = 0,
     ) -> Session:
-        """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
+        """Open a session; all its memory is taken now. 0: the plan's figure, big cores, no limit.
 
+        threads run passes of up to 8 tokens, prefill_threads longer ones (0: as threads).
         Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes.
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        return Session(self, SessionConfig(context, chunk, logits_rows, threads, memory_limit))
+        config = SessionConfig(context, chunk, logits_rows, threads, prefill_threads, memory_limit)
+        return Session(self, config)
 
     @property
     def handle(self) -> Any:

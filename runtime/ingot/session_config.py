@@ -15,6 +15,7 @@ from ingot.errors import InvalidArgumentError
 
 __all__ = ["MemoryInfo", "SessionConfig", "TokenIds", "checked_ids", "create"]
 
+_FIELDS = ("context", "chunk", "logits_rows", "threads", "prefill_threads", "memory_limit")
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -23,13 +24,15 @@ class SessionConfig:
     """What a session reserves; 0 takes the plan's figure, every CPU, or no limit.
 
     context positions; chunk tokens per pass; logits_rows positions per pass whose logits are kept;
-    threads 1 to 64; memory_limit bytes for model and session together.
+    threads 1 to 64 for passes of up to 8 tokens, prefill_threads for longer ones (0: as threads);
+    memory_limit bytes for model and session together.
     """
 
     context: int = 0
     chunk: int = 0
     logits_rows: int = 1
     threads: int = 0
+    prefill_threads: int = 0
     memory_limit: int = 0
 
 
@@ -51,7 +54,7 @@ def create(native: Native, model: Any, config: SessionConfig) -> Any:
     Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError.
     """
     settings = native.struct("ingot_session_config")
-    for name in ("context", "chunk", "logits_rows", "threads", "memory_limit"):
+    for name in _FIELDS:
         value = getattr(config, name)
         limit = 1 << (64 if name == "memory_limit" else 32)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:

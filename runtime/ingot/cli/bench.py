@@ -20,6 +20,7 @@ from ingot.cli.arguments import (
     add_backend,
     add_command,
     add_file,
+    add_threads,
     require_backend,
 )
 from ingot.cli.memory import peak_rss_bytes
@@ -57,7 +58,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "bench", "measure speed against the memory's own", _EPILOG)
     add_file(parser)
     add_backend(parser)
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: every CPU")
+    add_threads(parser)
     parser.add_argument(
         "--prefill",
         type=int,
@@ -83,12 +84,16 @@ def run(args: argparse.Namespace) -> int:
     require_backend(args.backend)
     if min(args.prefill, args.decode, args.repeat) < 1:
         raise UsageError("--prefill, --decode and --repeat must be at least 1")
-    with Model(args.file) as model, model.session(threads=args.threads) as session:
+    with Model(args.file) as model, _open(model, args) as session:
         prefill, decode = _lengths(session, args.prefill, args.decode)
         samples = measure(session, prefill, decode, args.repeat)
         report = _report(model, session, samples, prefill, decode)
     print(json.dumps(report) if args.json else _text(report))
     return _judge(report["decode_fraction_of_stream"])
+
+
+def _open(model: Model, args: argparse.Namespace) -> Session:
+    return model.session(threads=args.threads, prefill_threads=args.prefill_threads)
 
 
 def _judge(fraction: float | None) -> int:

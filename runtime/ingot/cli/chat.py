@@ -18,6 +18,7 @@ from ingot.cli.arguments import (
     add_generation,
     add_session,
     generation_options,
+    open_session,
 )
 from ingot.errors import ContextFullError
 from ingot.generation import Options
@@ -46,7 +47,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
-    with Model(args.file) as model, model.session(args.context, args.threads) as session:
+    with Model(args.file) as model, open_session(model, args) as session:
         chat = Chat(session, args.system)
         _ = model.tokenizer  # loaded while the user types, not after
         for line in _lines():

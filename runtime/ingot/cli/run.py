@@ -14,6 +14,7 @@ from ingot.cli.arguments import (
     add_generation,
     add_session,
     generation_options,
+    open_session,
 )
 from ingot.generation import Stream
 from ingot.model import Model
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
     prompt = sys.stdin.read().rstrip("\n") if args.prompt is None else args.prompt
-    with Model(args.file) as model, model.session(args.context, args.threads) as session:
+    with Model(args.file) as model, open_session(model, args) as session:
         stream = session.begin(prompt, options)
         if args.json:
             print(json.dumps(stream.result().to_json(), ensure_ascii=False))
