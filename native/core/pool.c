@@ -284,8 +284,6 @@ void ingot_pool_request_stop(ingot_pool *pool) { atomic_store(&pool->stop_reques
 
 bool ingot_pool_stopped(const ingot_pool *pool) { return pool->stopped; }
 
-uint32_t ingot_pool_stalls(const ingot_pool *pool) {
-    return atomic_load_explicit(&pool->stalls, memory_order_relaxed);
-}
+uint32_t ingot_pool_stalls(const ingot_pool *pool) { return atomic_load_explicit(&pool->stalls, memory_order_relaxed); }
 
 void ingot_pool_plant_spin(ingot_pool *pool) { pool->spins = true; }

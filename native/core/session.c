@@ -65,7 +65,7 @@ static void carve_area(const ingot_session *session, carver *state, ingot_thread
     carve(state, 128); /* keeps the threads' lines apart */
 }
 
-static uint32_t most_threads(const ingot_session *session) {
+uint32_t ingot_session_most_threads(const ingot_session *session) {
     return session->threads > session->prefill_threads ? session->threads : session->prefill_threads;
 }
 
@@ -78,7 +78,7 @@ static void carve_all(ingot_session *session, carver *state) {
     session->a_scale = carve(state, (uint64_t)session->chunk * (model->widest_k / 32) * sizeof(float));
     session->a_sum = carve(state, (uint64_t)session->chunk * (model->widest_k / 32) * sizeof(int32_t));
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
-    for (uint32_t thread = 0; thread < most_threads(session); thread++) {
+    for (uint32_t thread = 0; thread < ingot_session_most_threads(session); thread++) {
         carve_area(session, state, &session->areas[thread]);
     }
     info->scratch_bytes = state->used - info->arena_bytes;
@@ -101,7 +101,7 @@ static ingot_status read_config(ingot_session *session, const ingot_session_conf
                           session->context, session->chunk, plan->context, plan->chunk);
     }
     if (config->threads > INGOT_MAX_THREADS || config->prefill_threads > INGOT_MAX_THREADS ||
-         session->logits_rows > session->chunk) {
+        session->logits_rows > session->chunk) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
                           "threads %u and %u (at most %d), logits rows %u (at most the chunk, %u)", config->threads,
                           config->prefill_threads, INGOT_MAX_THREADS, session->logits_rows, session->chunk);
@@ -153,7 +153,7 @@ static ingot_status allocate(ingot_session *session, uint64_t limit) {
         session->memory_size = measure.used;
         carver hand_out = {session->memory, 0};
         carve_all(session, &hand_out);
-        status = ingot_pool_create(most_threads(session), &session->pool);
+        status = ingot_pool_create(ingot_session_most_threads(session), &session->pool);
     }
     return status;
 }
@@ -206,6 +206,7 @@ void ingot_session_destroy(ingot_session *session) {
         ingot_pool_abandon(session->pool);
     }
     ingot_platform_release(session->memory, session->memory_size);
+    free(session->profile);
     free(session->places);
     free(session->keys);
     free(session->values);

@@ -5,6 +5,7 @@
 
 #include "core/model.h"
 #include "core/pool.h"
+#include "core/profile.h"
 
 enum { INGOT_DECODE_TOKENS = 8 }; /* passes of at most these run on the threads of decoding */
 
@@ -55,10 +56,13 @@ struct ingot_session {
     uint32_t selected; /* of them the last whose logits are wanted */
     uint32_t limit;    /* instructions to run */
     bool tracing;      /* absorbed norms are written out as well */
+    ingot_profile *profile; /* NULL while off */
 };
 
 /** Checks for use from a second thread or a forked child and takes the session. */
 ingot_status ingot_session_enter(ingot_session *session);
 void ingot_session_leave(ingot_session *session);
+/** Threads of its pool. */
+uint32_t ingot_session_most_threads(const ingot_session *session);
 
 #endif

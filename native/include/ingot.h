@@ -58,7 +58,8 @@ typedef enum ingot_struct {
     INGOT_STRUCT_SESSION_CONFIG = 2,
     INGOT_STRUCT_MEMORY_INFO = 3,
     INGOT_STRUCT_KERNEL_INFO = 4,
-    INGOT_STRUCT_LINEAR_CALL = 5
+    INGOT_STRUCT_LINEAR_CALL = 5,
+    INGOT_STRUCT_PROFILE_ENTRY = 6
 } ingot_struct;
 
 typedef struct ingot_model ingot_model;
@@ -107,6 +108,18 @@ typedef struct ingot_memory_info {
     uint64_t state_bytes;   /* KV */
     uint64_t total_bytes;
 } ingot_memory_info;
+
+/** What one thread did for one instruction of a pass. Seconds since the pass began; begin == end: it had no part. */
+typedef struct ingot_profile_entry {
+    uint32_t instruction;
+    uint32_t opcode;
+    uint32_t weight;        /* tensor id of a linear's first weight, else 0xffffffff */
+    uint32_t barriers;      /* that completed it */
+    double begin, end;      /* the wait included */
+    double wait;            /* for the other threads */
+    uint64_t weight_bytes;  /* read by all threads together */
+    uint64_t multiply_adds; /* of all threads together */
+} ingot_profile_entry;
 
 typedef struct ingot_kernel_info {
     uint32_t struct_size;
@@ -203,6 +216,13 @@ ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, 
                                  uint32_t instructions);
 /** Copies an activation of the last trace or eval as float32 (rows, width). */
 ingot_status ingot_session_read(const ingot_session *session, uint32_t tensor, float *out, uint64_t capacity);
+/** Notes from now on what each instruction of a pass takes (1), or stops doing so (0). */
+ingot_status ingot_session_profile(ingot_session *session, uint32_t enable);
+/** Copies what `thread` did in the last pass, one entry per instruction; *count is 0 for a thread that had no part.
+ * @param capacity entries that the buffer holds, at least the model's instruction_count.
+ * @return INGOT_ERROR_WRONG_STATE without a profile, _INVALID_ARGUMENT. */
+ingot_status ingot_session_profile_read(ingot_session *session, uint32_t thread, ingot_profile_entry *entries,
+                                        uint32_t capacity, uint32_t *count);
 /** Instructions that this backend has executed in this session: backend 0 is the CPU. */
 uint64_t ingot_session_executed(const ingot_session *session, uint32_t backend);
 

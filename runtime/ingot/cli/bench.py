@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,15 +25,18 @@ from ingot.cli.arguments import (
     require_backend,
 )
 from ingot.cli.memory import peak_rss_bytes
+from ingot.cli.profile import Recorded, print_profile, profile_json, record, write_trace
 from ingot.errors import InvalidArgumentError
 from ingot.model import Model
 from ingot.session import Session
+from ingot.session_config import SessionConfig
 
 __all__ = ["add_parser", "run"]
 
 _EPILOG = """examples:
   ingot bench smol.ingot
   ingot bench smol.ingot --threads 1 --json
+  ingot bench smol.ingot --profile --trace smol.trace.json
 
 Decoding reads every weight once per token, so the ceiling is the speed at which this machine
 reads the file's own weights. It moves on a shared machine, so it is measured between stretches of
@@ -77,6 +81,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--repeat", type=int, default=3, metavar="N", help="rounds of prefill (default 3)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--profile", action="store_true", help="then say where the time goes, op by op"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write a Chrome trace; implies --profile"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,12 +98,26 @@ def run(args: argparse.Namespace) -> int:
         prefill, decode = _lengths(session, args.prefill, args.decode)
         samples = measure(session, prefill, decode, args.repeat)
         report = _report(model, session, samples, prefill, decode)
+        passes = _profile(model, args, prefill) if args.profile or args.trace else None
+    if passes is not None:
+        report["profile"] = profile_json(passes)
     print(json.dumps(report) if args.json else _text(report))
+    if passes is not None and not args.json:
+        print_profile(passes)
     return _judge(report["decode_fraction_of_stream"])
 
 
 def _open(model: Model, args: argparse.Namespace) -> Session:
     return model.session(threads=args.threads, prefill_threads=args.prefill_threads)
+
+
+def _profile(model: Model, args: argparse.Namespace, prefill: int) -> Recorded:
+    """Record passes of a session of their own, so that the figures above are undisturbed."""
+    config = SessionConfig(threads=args.threads, prefill_threads=args.prefill_threads)
+    passes = record(model, config, prefill)
+    if args.trace:
+        write_trace(passes, args.trace)
+    return passes
 
 
 def _judge(fraction: float | None) -> int:
