@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "platform/platform.h"
 
-enum { SPINS_PER_LOOK = 32, LINE = 64 };
+enum { SPINS_PER_LOOK = 32, LINE = 64, PLACE_WORDS = 4 };
 
 /* Seconds. A barrier of one token is met within a few microseconds, so that spinning covers nearly all of them; yielding
  * sooner would give a whole time slice to whoever shares this CPU. */
@@ -39,6 +39,8 @@ struct ingot_pool {
     bool spins;   /* planted */
     uint32_t threads;
     ingot_crew crew;
+    uint32_t words; /* of place, 0: any CPU */
+    uint64_t place[PLACE_WORDS];
     ingot_pool_fn function;
     void *argument;
     worker workers[INGOT_MAX_THREADS]; /* 0 is the caller's */
@@ -212,6 +214,9 @@ static void worker_main(void *argument) {
     worker *self = argument;
     ingot_pool *pool = self->pool;
     atomic_store(&self->clock, ingot_platform_thread_clock());
+    if (pool->words != 0) {
+        ingot_platform_pin(pool->place, pool->words);
+    }
     for (uint32_t seen = 0;; seen++) {
         wait_for_job(self, seen);
         if (atomic_load(&pool->quit) != 0) {
@@ -240,13 +245,16 @@ void ingot_pool_run(ingot_pool *pool, uint32_t threads, ingot_pool_fn function, 
     ingot_pool_barrier(pool, 0);
 }
 
-ingot_status ingot_pool_create(uint32_t threads, ingot_pool **pool) {
+ingot_status ingot_pool_create(uint32_t threads, const uint64_t *place, uint32_t words, ingot_pool **pool) {
     size_t size = (sizeof(ingot_pool) + LINE - 1) / LINE * LINE;
     ingot_pool *created = aligned_alloc(LINE, size);
     if (created == NULL) {
         return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for a pool of %u threads", threads);
     }
-    *created = (ingot_pool){.threads = 1, .active = 1};
+    *created = (ingot_pool){.threads = 1, .active = 1, .words = place != NULL && words <= PLACE_WORDS ? words : 0};
+    for (uint32_t word = 0; word < created->words; word++) {
+        created->place[word] = place[word];
+    }
     for (uint32_t index = 1; index < threads; index++) {
         worker *started = &created->workers[index];
         started->pool = created;

@@ -21,8 +21,11 @@
 typedef struct ingot_pool ingot_pool;
 typedef void (*ingot_pool_fn)(void *argument, uint32_t thread);
 
-/** Starts threads - 1 workers, 1 to INGOT_MAX_THREADS in all. @return INGOT_ERROR_THREADS, _OUT_OF_MEMORY. */
-ingot_status ingot_pool_create(uint32_t threads, ingot_pool **pool);
+/** Starts threads - 1 workers, 1 to INGOT_MAX_THREADS in all.
+ * @param place CPUs that the workers may use, as ingot_platform_pin() takes them; NULL: any. The caller, thread 0, stays
+ *              where its owner put it.
+ * @param words of place, at most 4. @return INGOT_ERROR_THREADS, _OUT_OF_MEMORY. */
+ingot_status ingot_pool_create(uint32_t threads, const uint64_t *place, uint32_t words, ingot_pool **pool);
 void ingot_pool_destroy(ingot_pool *pool);
 /** Threads of the run in work, or of the last. */
 uint32_t ingot_pool_threads(const ingot_pool *pool);

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "platform/platform.h"
+#include "platform/topology.h"
 
 /* Walks over the block: first with no memory to learn the size, then to hand out the places. */
 typedef struct carver {
@@ -89,12 +90,13 @@ static void carve_all(ingot_session *session, carver *state) {
 
 static uint32_t round_up(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
 
-static ingot_status read_config(ingot_session *session, const ingot_session_config *config) {
+static ingot_status read_config(ingot_session *session, const ingot_session_config *config,
+                                const ingot_topology *topology) {
     const ingot_plan_header *plan = session->model->file.plan;
     session->context = config->context != 0 ? config->context : plan->context;
     session->chunk = config->chunk != 0 ? config->chunk : plan->chunk;
     session->logits_rows = config->logits_rows != 0 ? config->logits_rows : 1;
-    session->threads = config->threads != 0 ? config->threads : ingot_platform_cpu_count();
+    session->threads = config->threads != 0 ? config->threads : topology->threads;
     if (session->context > plan->context || session->chunk > plan->chunk) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
                           "context %u and chunk %u: the file is planned for at most %u and %u; compress with --context",
@@ -133,7 +135,14 @@ static ingot_status check_limit(const ingot_session *session, uint64_t limit) {
                       session->context, needed, given, (unsigned long long)fits);
 }
 
-static ingot_status allocate(ingot_session *session, uint64_t limit) {
+static ingot_status start_threads(ingot_session *session, const ingot_topology *topology) {
+    const uint32_t threads = ingot_session_most_threads(session);
+    uint64_t place[INGOT_TOPOLOGY_CPUS / 64];
+    const bool placed = ingot_topology_placement(topology, threads, place);
+    return ingot_pool_create(threads, placed ? place : NULL, INGOT_TOPOLOGY_CPUS / 64, &session->pool);
+}
+
+static ingot_status allocate(ingot_session *session, uint64_t limit, const ingot_topology *topology) {
     const ingot_file *file = &session->model->file;
     session->places = calloc(file->tensor_count, sizeof *session->places);
     session->keys = calloc(session->model->state_count + 1, sizeof *session->keys);
@@ -153,7 +162,7 @@ static ingot_status allocate(ingot_session *session, uint64_t limit) {
         session->memory_size = measure.used;
         carver hand_out = {session->memory, 0};
         carve_all(session, &hand_out);
-        status = ingot_pool_create(ingot_session_most_threads(session), &session->pool);
+        status = start_threads(session, topology);
     }
     return status;
 }
@@ -185,8 +194,10 @@ ingot_status ingot_session_create(ingot_model *model, const ingot_session_config
     created->model = model;
     created->process = ingot_platform_process();
     ingot_model_acquire(model);
-    ingot_status status = read_config(created, config);
-    status = status == INGOT_OK ? allocate(created, config->memory_limit) : status;
+    ingot_topology topology;
+    ingot_topology_read("", NULL, 0, &topology);
+    ingot_status status = read_config(created, config, &topology);
+    status = status == INGOT_OK ? allocate(created, config->memory_limit, &topology) : status;
     if (status != INGOT_OK) {
         ingot_session_destroy(created);
         return status;

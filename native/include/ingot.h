@@ -59,7 +59,8 @@ typedef enum ingot_struct {
     INGOT_STRUCT_MEMORY_INFO = 3,
     INGOT_STRUCT_KERNEL_INFO = 4,
     INGOT_STRUCT_LINEAR_CALL = 5,
-    INGOT_STRUCT_PROFILE_ENTRY = 6
+    INGOT_STRUCT_PROFILE_ENTRY = 6,
+    INGOT_STRUCT_TOPOLOGY_INFO = 7
 } ingot_struct;
 
 typedef struct ingot_model ingot_model;
@@ -121,6 +122,26 @@ typedef struct ingot_profile_entry {
     uint64_t multiply_adds; /* of all threads together */
 } ingot_profile_entry;
 
+typedef struct ingot_topology_place {
+    uint32_t id;
+    uint32_t core;     /* lowest id of its physical core */
+    uint32_t capacity; /* of 1024, relative to the fastest */
+    uint32_t big;      /* 1 if threads are meant for it */
+} ingot_topology_place;
+
+/** The CPUs that this process may use. */
+typedef struct ingot_topology_info {
+    uint32_t struct_size;
+    uint32_t cpu_count;
+    uint32_t class_count; /* different capacities */
+    uint32_t big_cores;   /* physical ones */
+    uint32_t threads;     /* default of a session: one per big core, at most the quota rounded up */
+    uint32_t reserved;
+    double quota;   /* CPUs that the control groups allow, 0: no limit */
+    char name[64];  /* of the CPU or the board, "" if unknown */
+    ingot_topology_place cpus[256]; /* big cores first */
+} ingot_topology_info;
+
 typedef struct ingot_kernel_info {
     uint32_t struct_size;
     uint32_t isa;       /* one bit of ingot_isa */
@@ -166,6 +187,11 @@ uint32_t ingot_cpu_features(void);
 ingot_status ingot_cpu_set_mask(uint32_t mask);
 /** The mask in force: features, or what ingot_cpu_set_mask or INGOT_FORCE_ISA left of them. */
 uint32_t ingot_cpu_mask(void);
+/** The CPUs that this process may use. info->struct_size must be set.
+ * @param root path that stands for "/": "" outside of tests.
+ * @param mask bit c % 64 of word c / 64 is CPU c; NULL: the affinity mask of this process.
+ * @param mask_words words of the mask. @return INGOT_ERROR_INVALID_ARGUMENT. */
+ingot_status ingot_topology_get(const char *root, const uint64_t *mask, uint32_t mask_words, ingot_topology_info *info);
 /** Kernels of this build, those that the CPU lacks included. */
 uint32_t ingot_kernel_count(void);
 /** Describes kernel `index`. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
