@@ -13,6 +13,7 @@ from ingot.sampling import Sampling
 from ingot.session import Session
 
 __all__ = [
+    "DRAFTED",
     "Subparsers",
     "UsageError",
     "add_backend",
@@ -20,6 +21,7 @@ __all__ = [
     "add_file",
     "add_generation",
     "add_session",
+    "add_speculation",
     "add_threads",
     "generation_options",
     "open_session",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 Subparsers = argparse._SubParsersAction
+DRAFTED = 8  # tokens of one draft, where a draft model is given and no number
 _UNBUILT_BACKENDS = ("vulkan", "cuda")
 
 
@@ -65,9 +68,13 @@ def add_session(parser: argparse.ArgumentParser) -> None:
 
 
 def open_session(model: Model, args: argparse.Namespace) -> Session:
-    """Open the session that add_session's options describe."""
-    threads, prefill_threads = args.threads, args.prefill_threads
-    return model.session(args.context, threads, prefill_threads=prefill_threads)
+    """Open the session that the options of add_session and add_speculation describe."""
+    return model.session(
+        args.context,
+        args.threads,
+        prefill_threads=args.prefill_threads,
+        speculate=args.speculate or (DRAFTED if args.draft else 0),
+    )
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +84,20 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--prefill-threads", type=int, default=0, metavar="N", help="for prompts; as --threads"
+    )
+
+
+def add_speculation(parser: argparse.ArgumentParser) -> None:
+    """Add what may guess tokens ahead."""
+    parser.add_argument(
+        "--speculate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="guess up to N tokens ahead (8 is good); the same text, faster where it repeats",
+    )
+    parser.add_argument(
+        "--draft", metavar="FILE", help="a small ingot with the same tokenizer that guesses"
     )
 
 
