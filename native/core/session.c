@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "platform/platform.h"
+#include "platform/topology.h"
 
 /* Walks over the block: first with no memory to learn the size, then to hand out the places. */
 typedef struct carver {
@@ -77,6 +78,10 @@ static void carve_sampler(ingot_session *session, carver *state) {
     session->sampler.seen = carve(state, (ids + 63) / 64 * sizeof(uint64_t));
 }
 
+uint32_t ingot_session_most_threads(const ingot_session *session) {
+    return session->threads > session->prefill_threads ? session->threads : session->prefill_threads;
+}
+
 static void carve_all(ingot_session *session, carver *state) {
     const ingot_model *model = session->model;
     ingot_memory_info *info = &session->info;
@@ -89,7 +94,7 @@ static void carve_all(ingot_session *session, carver *state) {
     uint64_t panels = model->reads_panels ? round_up(session->chunk, INGOT_PANEL_TOKENS) / INGOT_PANEL_TOKENS : 0;
     session->panels = carve(state, panels * session->panel_bytes);
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
-    for (uint32_t thread = 0; thread < session->threads; thread++) {
+    for (uint32_t thread = 0; thread < ingot_session_most_threads(session); thread++) {
         carve_area(session, state, &session->areas[thread]);
     }
     carve_sampler(session, state);
@@ -99,23 +104,26 @@ static void carve_all(ingot_session *session, carver *state) {
     info->total_bytes = state->used + info->weights_bytes;
 }
 
-static ingot_status read_config(ingot_session *session, const ingot_session_config *config) {
+static ingot_status read_config(ingot_session *session, const ingot_session_config *config,
+                                const ingot_topology *topology) {
     const ingot_plan_header *plan = session->model->file.plan;
     session->context = config->context != 0 ? config->context : plan->context;
     session->chunk = config->chunk != 0 ? config->chunk : plan->chunk;
     session->logits_rows = config->logits_rows != 0 ? config->logits_rows : 1;
-    session->threads = config->threads != 0 ? config->threads : ingot_platform_cpu_count();
+    session->threads = config->threads != 0 ? config->threads : topology->threads;
     if (session->context > plan->context || session->chunk > plan->chunk) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
                           "context %u and chunk %u: the file is planned for at most %u and %u; compress with --context",
                           session->context, session->chunk, plan->context, plan->chunk);
     }
-    if (config->threads > INGOT_MAX_THREADS || session->logits_rows > session->chunk || config->reserved != 0) {
+    if (config->threads > INGOT_MAX_THREADS || config->prefill_threads > INGOT_MAX_THREADS ||
+        session->logits_rows > session->chunk) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
-                          "threads %u (at most %d), logits rows %u (at most the chunk, %u)", config->threads,
-                          INGOT_MAX_THREADS, session->logits_rows, session->chunk);
+                          "threads %u and %u (at most %d), logits rows %u (at most the chunk, %u)", config->threads,
+                          config->prefill_threads, INGOT_MAX_THREADS, session->logits_rows, session->chunk);
     }
     session->threads = session->threads > INGOT_MAX_THREADS ? INGOT_MAX_THREADS : session->threads;
+    session->prefill_threads = config->prefill_threads != 0 ? config->prefill_threads : session->threads;
     session->capacity = round_up(session->context, INGOT_ATTENTION_BLOCK);
     uint32_t wide = 2 * session->chunk > 64 ? 2 * session->chunk : 64;
     session->tile_floats = INGOT_TILE_ROWS * wide;
@@ -141,7 +149,14 @@ static ingot_status check_limit(const ingot_session *session, uint64_t limit) {
                       session->context, needed, given, (unsigned long long)fits);
 }
 
-static ingot_status allocate(ingot_session *session, uint64_t limit) {
+static ingot_status start_threads(ingot_session *session, const ingot_topology *topology) {
+    const uint32_t threads = ingot_session_most_threads(session);
+    uint64_t place[INGOT_TOPOLOGY_CPUS / 64];
+    const bool placed = ingot_topology_placement(topology, threads, place);
+    return ingot_pool_create(threads, placed ? place : NULL, INGOT_TOPOLOGY_CPUS / 64, &session->pool);
+}
+
+static ingot_status allocate(ingot_session *session, uint64_t limit, const ingot_topology *topology) {
     const ingot_file *file = &session->model->file;
     session->places = calloc(file->tensor_count, sizeof *session->places);
     session->keys = calloc(session->model->state_count + 1, sizeof *session->keys);
@@ -161,7 +176,7 @@ static ingot_status allocate(ingot_session *session, uint64_t limit) {
         session->memory_size = measure.used;
         carver hand_out = {session->memory, 0};
         carve_all(session, &hand_out);
-        status = ingot_pool_create(session->threads, &session->pool);
+        status = start_threads(session, topology);
     }
     return status;
 }
@@ -193,8 +208,10 @@ ingot_status ingot_session_create(ingot_model *model, const ingot_session_config
     created->model = model;
     created->process = ingot_platform_process();
     ingot_model_acquire(model);
-    ingot_status status = read_config(created, config);
-    status = status == INGOT_OK ? allocate(created, config->memory_limit) : status;
+    ingot_topology topology;
+    ingot_topology_read("", NULL, 0, &topology);
+    ingot_status status = read_config(created, config, &topology);
+    status = status == INGOT_OK ? allocate(created, config->memory_limit, &topology) : status;
     if (status != INGOT_OK) {
         ingot_session_destroy(created);
         return status;
@@ -214,6 +231,7 @@ void ingot_session_destroy(ingot_session *session) {
         ingot_pool_abandon(session->pool);
     }
     ingot_platform_release(session->memory, session->memory_size);
+    free(session->profile);
     free(session->places);
     free(session->keys);
     free(session->values);

@@ -116,15 +116,18 @@ class Model:
         logits_rows: int = 1,
         memory_limit: int = 0,
         speculate: int = 0,
+        prefill_threads: int = 0,
     ) -> Session:
-        """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
+        """Open a session; all its memory is taken now. 0: the plan's figure, big cores, no limit.
 
+        threads run passes of up to 8 tokens, prefill_threads longer ones (0: as threads).
         Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes,
         speculate in tokens guessed ahead per pass (8 is a good figure; the text stays the same).
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        config = SessionConfig(context, chunk, logits_rows, threads, memory_limit, speculate)
+        threading = (threads, prefill_threads)
+        config = SessionConfig(context, chunk, logits_rows, *threading, memory_limit, speculate)
         return Session(self, config)
 
     @property

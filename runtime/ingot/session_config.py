@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 MOST_DRAFTED = 15  # with the token before them, as many rows as the head keeps the best of
 
 __all__ = ["MemoryInfo", "SessionConfig", "checked_ids", "create", "sampling_struct"]
+_FIELDS = ("context", "chunk", "logits_rows", "threads", "prefill_threads", "memory_limit")
 
 
 class SessionConfig(Record):
     """What a session reserves; 0 takes the plan's figure, every CPU, or no limit.
 
     context positions; chunk tokens per pass; logits_rows positions per pass whose logits are kept;
-    threads 1 to 64; memory_limit bytes for model and session together.
+    threads 1 to 64 for passes of up to 8 tokens, prefill_threads for longer ones (0: as threads);
+    memory_limit bytes for model and session together.
     speculate: most tokens guessed ahead for one pass, 0 for none.
     """
 
@@ -38,6 +40,7 @@ class SessionConfig(Record):
     chunk: int = 0
     logits_rows: int = 1
     threads: int = 0
+    prefill_threads: int = 0
     memory_limit: int = 0
     speculate: int = 0
 
@@ -68,7 +71,7 @@ def create(native: Native, model: Any, config: SessionConfig) -> Any:
         raise InvalidArgumentError(
             f"speculate is {config.speculate!r}, expected 0 (off) to {MOST_DRAFTED} tokens"
         )
-    for name in ("context", "chunk", "logits_rows", "threads", "memory_limit"):
+    for name in _FIELDS:
         value = getattr(config, "rows" if name == "logits_rows" else name)
         limit = 1 << (64 if name == "memory_limit" else 32)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
