@@ -61,6 +61,14 @@ typedef enum ingot_struct {
     INGOT_STRUCT_LINEAR_CALL = 5
 } ingot_struct;
 
+/** How a session keeps keys and values. */
+typedef enum ingot_kv_format {
+    INGOT_KV_AUTO = 0, /* kv8 */
+    INGOT_KV_F16 = 1,  /* the reference */
+    INGOT_KV_KV8 = 2,  /* int8, one float16 scale per position and head */
+    INGOT_KV_K8V4 = 3  /* keys as kv8 but rotated, values of 4 bits; head sizes that are powers of two */
+} ingot_kv_format;
+
 typedef struct ingot_model ingot_model;
 typedef struct ingot_session ingot_session;
 
@@ -94,7 +102,7 @@ typedef struct ingot_session_config {
     uint32_t chunk;          /* tokens of one pass; 0: the plan's */
     uint32_t logits_rows;    /* most positions per call whose logits are kept; 0: 1 */
     uint32_t threads;        /* for decode and prefill, 1 to 64; 0: every CPU that this process may use */
-    uint32_t reserved;       /* zero */
+    uint32_t kv_format;      /* enum ingot_kv_format */
     uint64_t memory_limit;   /* bytes that model and session may take together; 0: no limit */
 } ingot_session_config;
 
@@ -189,6 +197,11 @@ void ingot_session_destroy(ingot_session *session);
 ingot_status ingot_session_eval(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted);
 /** Logits of row `row` of the last eval, logits_width floats, owned by the session, NULL if there is none. */
 const float *ingot_session_logits(const ingot_session *session, uint32_t row);
+/** A session at `position` (at most the parent's) of the same configuration, which shares the keys and values before it
+ * without copying them; whoever writes to a shared block gets a copy of it. Parent and child may then be used by
+ * different threads and be destroyed in any order. Fork from the thread that uses the parent.
+ * @return as ingot_session_create; INGOT_ERROR_INVALID_ARGUMENT for a position that the parent does not hold. */
+ingot_status ingot_session_fork(ingot_session *session, uint32_t position, ingot_session **child);
 /** Tokens fed so far. */
 uint32_t ingot_session_position(const ingot_session *session);
 /** Forgets all positions from `position` on. */
@@ -198,6 +211,19 @@ ingot_status ingot_session_truncate(ingot_session *session, uint32_t position);
 void ingot_session_cancel(ingot_session *session);
 /** Bytes that the session took. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_session_memory(const ingot_session *session, ingot_memory_info *info);
+/** The format in use, never INGOT_KV_AUTO. */
+uint32_t ingot_session_kv_format(const ingot_session *session);
+/** Bytes of one block of 64 positions, as the next two copy it: the same for all sessions of one model and format. */
+uint64_t ingot_session_block_bytes(const ingot_session *session);
+/** Copies block `block` out. @return INGOT_ERROR_WRONG_STATE if the session does not hold it (behind the position, or
+ * left behind by a window). */
+ingot_status ingot_session_block_read(ingot_session *session, uint32_t block, uint8_t *out, uint64_t size);
+/** Puts a block into a session whose position is 0; ingot_session_resume then moves the position.
+ * The bytes must come from ingot_session_block_read of the same model, format and library. */
+ingot_status ingot_session_block_write(ingot_session *session, uint32_t block, const uint8_t *data, uint64_t size);
+/** Takes up a session at `position` after its blocks were written.
+ * @return INGOT_ERROR_WRONG_STATE if a block is missing that the next token sees. */
+ingot_status ingot_session_resume(ingot_session *session, uint32_t position);
 /** Like eval of at most one chunk, but runs only the first `instructions` and does not advance the position. */
 ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted,
                                  uint32_t instructions);

@@ -107,14 +107,16 @@ class Model:
         chunk: int = 0,
         logits_rows: int = 1,
         memory_limit: int = 0,
+        kv: str = "auto",
     ) -> Session:
         """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
 
+        kv is how keys and values are kept: f16, kv8, k8v4, or auto (kv8).
         Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes.
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        return Session(self, SessionConfig(context, chunk, logits_rows, threads, memory_limit))
+        return Session(self, SessionConfig(context, chunk, logits_rows, threads, memory_limit, kv))
 
     @property
     def handle(self) -> Any:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ingot._native import Native
 from ingot.errors import InvalidArgumentError
 
-__all__ = ["MemoryInfo", "SessionConfig", "TokenIds", "checked_ids", "create"]
+__all__ = ["KV_FORMATS", "MemoryInfo", "SessionConfig", "TokenIds", "checked_ids", "create"]
 
+KV_FORMATS = {"auto": 0, "f16": 1, "kv8": 2, "k8v4": 3}
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -23,7 +24,8 @@ class SessionConfig:
     """What a session reserves; 0 takes the plan's figure, every CPU, or no limit.
 
     context positions; chunk tokens per pass; logits_rows positions per pass whose logits are kept;
-    threads 1 to 64; memory_limit bytes for model and session together.
+    threads 1 to 64; memory_limit bytes for model and session together; kv how keys and values are
+    kept: f16, kv8 (int8), k8v4 (values of 4 bits), or auto, which is kv8.
     """
 
     context: int = 0
@@ -31,6 +33,7 @@ class SessionConfig:
     logits_rows: int = 1
     threads: int = 0
     memory_limit: int = 0
+    kv: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ def create(native: Native, model: Any, config: SessionConfig) -> Any:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
             raise InvalidArgumentError(f"{name} is {value!r}, expected an integer of at least 0")
         setattr(settings, name, value)
+    if config.kv not in KV_FORMATS:
+        raise InvalidArgumentError(f"kv is {config.kv!r}, expected one of {', '.join(KV_FORMATS)}")
+    settings.kv_format = KV_FORMATS[config.kv]
     handle = native.ffi.new("ingot_session **")
     native.check(native.lib.ingot_session_create(model, settings, handle))
     return native.ffi.gc(handle[0], native.lib.ingot_session_destroy)
