@@ -81,7 +81,7 @@ static void share_parts(ingot_lane *lane, const ingot_step *step, uint32_t heads
     ingot_lane_share(lane);
     while (ingot_lane_take(lane, heads * runs, 1, &begin, &end)) {
         for (uint32_t item = begin; item < end; item++) {
-            attend_part(lane, step, item % heads, item / heads, runs);
+            attend_part(lane, step, item / runs, item % runs, runs);
         }
     }
 }

@@ -23,6 +23,9 @@ typedef struct attention_tile {
     seen seen[VECTOR_ROWS];
     float *state[VECTOR_ROWS];
     float *weights; /* (rows, BLOCK): scores, then probabilities */
+    /* The block that comes next, to be fetched while this one is read: keys and values of one head are too short for
+     * the hardware to notice, and all at once are more than it can wait for. NULL: not wanted. */
+    const uint8_t *next_keys, *next_values;
 } attention_tile;
 
 /* A slab of rows: what is prepared once for all its blocks. */
@@ -74,7 +77,7 @@ static inline float *out_of(const ingot_attention_args *args, uint32_t row) {
 #define SCORE_COLUMNS VECTOR_COLUMNS
 static inline
     __attribute__((always_inline)) void score_vectors(const ingot_attention_args *args, const attention_tile *tile,
-                                                      const uint8_t *keys, uint32_t vector, uint32_t rows) {
+                                                      const uint8_t *keys, uint32_t vector, uint32_t rows, bool ahead) {
     const uint32_t d = args->head_size;
     const uint16_t *block = (const uint16_t *)(const void *)keys + (size_t)vector * d * 16;
     v16 sum[VECTOR_ROWS][SCORE_COLUMNS];
@@ -87,6 +90,9 @@ static inline
         v16 key[SCORE_COLUMNS];
         for (uint32_t c = 0; c < SCORE_COLUMNS; c++) {
             key[c] = v16_load_half(block + ((size_t)c * d + i) * 16);
+            if (ahead) {
+                __builtin_prefetch(tile->next_keys + (((size_t)vector + c) * d + i) * 32);
+            }
         }
         for (uint32_t r = 0; r < rows; r++) {
             v16 query = v16_set(tile->q[r][i]);
@@ -106,7 +112,7 @@ static inline
 #define SCORE_COLUMNS DOT_COLUMNS
 static inline
     __attribute__((always_inline)) void score_vectors(const ingot_attention_args *args, const attention_tile *tile,
-                                                      const uint8_t *keys, uint32_t vector, uint32_t rows) {
+                                                      const uint8_t *keys, uint32_t vector, uint32_t rows, bool ahead) {
     const uint32_t width = args->head_padded;
     const int8_t *block = (const int8_t *)keys + (size_t)vector * width * 16;
     const uint16_t *scales = (const uint16_t *)(const void *)(keys + (size_t)BLOCK * width);
@@ -120,6 +126,9 @@ static inline
         dot_key key[SCORE_COLUMNS];
         for (uint32_t c = 0; c < SCORE_COLUMNS; c++) {
             key[c] = key_load(block + ((size_t)c * width + i) * 16);
+            if (ahead) {
+                __builtin_prefetch(tile->next_keys + (((size_t)vector + c) * width + i) * 16);
+            }
         }
         for (uint32_t r = 0; r < rows; r++) {
             dot_query query = query_load(tile->codes[r] + i);
@@ -168,9 +177,15 @@ static inline
 static void score_block(const ingot_attention_args *args, const attention_tile *tile, const uint8_t *keys,
                         uint32_t most) {
     for (uint32_t vector = 0; vector * 16 < most; vector += SCORE_COLUMNS) {
-#define SCORE(rows) score_vectors(args, tile, keys, vector, rows)
-        WITH_CONSTANT_ROWS(tile->rows, SCORE);
+#define SCORE(rows) score_vectors(args, tile, keys, vector, rows, false)
+#define SCORE_AHEAD(rows) score_vectors(args, tile, keys, vector, rows, true)
+        if (tile->next_keys != NULL) {
+            WITH_CONSTANT_ROWS(tile->rows, SCORE_AHEAD);
+        } else {
+            WITH_CONSTANT_ROWS(tile->rows, SCORE);
+        }
 #undef SCORE
+#undef SCORE_AHEAD
     }
 }
 
@@ -221,7 +236,7 @@ static void soften_row(const ingot_attention_args *args, const attention_tile *t
 static inline __attribute__((always_inline)) void sum_vectors(const attention_tile *tile, const uint8_t *values,
                                                               const float *floats, uint32_t width, uint32_t column,
                                                               uint32_t columns, uint32_t begin, uint32_t end,
-                                                              uint32_t rows) {
+                                                              uint32_t rows, bool ahead) {
     v16 sum[VECTOR_ROWS][VECTOR_COLUMNS];
     for (uint32_t r = 0; r < rows; r++) {
         for (uint32_t c = 0; c < columns; c++) {
@@ -233,6 +248,9 @@ static inline __attribute__((always_inline)) void sum_vectors(const attention_ti
         const size_t place = (size_t)p * width + column;
         for (uint32_t c = 0; c < columns; c++) {
             value[c] = floats != NULL ? v16_load(floats + place + 16 * c) : load_values(values, place + 16 * c);
+        }
+        if (ahead) {
+            __builtin_prefetch(tile->next_values + value_bytes(place));
         }
         for (uint32_t r = 0; r < rows; r++) {
             v16 weight = v16_set(tile->weights[r * BLOCK + p]);
@@ -249,21 +267,27 @@ static inline __attribute__((always_inline)) void sum_vectors(const attention_ti
 }
 
 /* Positions that all rows of the tile see. */
+static inline void sum_columns(const attention_tile *tile, const uint8_t *values, const float *floats, uint32_t width,
+                               uint32_t begin, uint32_t end, uint32_t column, uint32_t columns, bool ahead) {
+#define SUM(rows) sum_vectors(tile, values, floats, width, column, columns, begin, end, rows, ahead)
+    WITH_CONSTANT_ROWS(tile->rows, SUM);
+#undef SUM
+}
+
 static void sum_common(const attention_tile *tile, const uint8_t *values, const float *floats, uint32_t width,
                        uint32_t begin, uint32_t end) {
     uint32_t column = 0;
-    if (begin >= end) {
-        return;
-    }
     for (; column + 16 * VECTOR_COLUMNS <= width; column += 16 * VECTOR_COLUMNS) {
-#define SUM(rows) sum_vectors(tile, values, floats, width, column, VECTOR_COLUMNS, begin, end, rows)
-        WITH_CONSTANT_ROWS(tile->rows, SUM);
-#undef SUM
+        if (floats != NULL) {
+            sum_columns(tile, NULL, floats, width, begin, end, column, VECTOR_COLUMNS, false);
+        } else if (tile->next_values != NULL) {
+            sum_columns(tile, values, NULL, width, begin, end, column, VECTOR_COLUMNS, true);
+        } else {
+            sum_columns(tile, values, NULL, width, begin, end, column, VECTOR_COLUMNS, false);
+        }
     }
     for (; column < width; column += 16) {
-#define SUM(rows) sum_vectors(tile, values, floats, width, column, 1, begin, end, rows)
-        WITH_CONSTANT_ROWS(tile->rows, SUM);
-#undef SUM
+        sum_columns(tile, values, floats, width, begin, end, column, 1, false);
     }
 }
 
@@ -273,7 +297,7 @@ static void sum_alone(const attention_tile *tile, uint32_t r, const uint8_t *val
     attention_tile one = {.rows = 1, .weights = tile->weights + r * BLOCK};
     one.state[0] = tile->state[r];
     for (uint32_t column = 0; begin < end && column < width; column += 16) {
-        sum_vectors(&one, values, floats, width, column, 1, begin, end, 1);
+        sum_vectors(&one, values, floats, width, column, 1, begin, end, 1, false);
     }
 }
 
@@ -290,17 +314,24 @@ static void sum_block(const attention_tile *tile, const uint8_t *values, const f
         sum_alone(tile, r, values, floats, width, 0, tile->seen[r].sinks);
         sum_alone(tile, r, values, floats, width, tile->seen[r].begin, smaller(begin, tile->seen[r].end));
     }
-    sum_common(tile, values, floats, width, begin, end);
+    if (begin < end) {
+        sum_common(tile, values, floats, width, begin, end);
+    }
     for (uint32_t r = 0; r < tile->rows; r++) {
         const uint32_t first = tile->seen[r].begin > end ? tile->seen[r].begin : end;
         sum_alone(tile, r, values, floats, width, first, tile->seen[r].end);
     }
 }
 
-static void attend_tile(const attention_slab *slab, uint32_t first, uint32_t start, const uint8_t *keys,
-                        const uint8_t *values, const float *floats) {
+static void attend_tile(const attention_slab *slab, uint32_t first, uint32_t start, const uint8_t *next,
+                        const float *floats) {
     const ingot_attention_args *args = slab->args;
+    const uint8_t *block = args->blocks[start / BLOCK], *keys = block + args->keys, *values = block + args->values;
     attention_tile tile = {.rows = smaller(slab->rows - first, VECTOR_ROWS), .weights = slab->weights};
+    if (next != NULL) {
+        tile.next_keys = next + args->keys;
+        tile.next_values = next + args->values;
+    }
     uint32_t most = 0;
     for (uint32_t r = 0; r < tile.rows; r++) {
         const uint32_t row = slab->first_row + first + r;

@@ -2,26 +2,13 @@
 /* The second half of attention_body.h: slabs of rows walk over blocks and runs; results of runs are merged. */
 #include "kernels/attention/attention_body.h"
 
-enum { RUN_BLOCKS = INGOT_ATTENTION_RUN / INGOT_ATTENTION_BLOCK, LINE = 64 };
+enum { RUN_BLOCKS = INGOT_ATTENTION_RUN / INGOT_ATTENTION_BLOCK };
 
 static void clear_states(float *states, uint32_t rows, size_t stride) {
     memset(states, 0, rows * stride * sizeof(float));
     for (uint32_t r = 0; r < rows; r++) {
         states[r * stride] = NOTHING_SEEN;
     }
-}
-
-/* Keys and values of one head are two short runs of bytes, too short for the hardware to notice. */
-static inline void prefetch(const uint8_t *data, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += LINE) {
-        __builtin_prefetch(data + i, 0, 3);
-    }
-}
-
-static void prefetch_block(const ingot_attention_args *args, uint32_t block) {
-    const uint32_t d = args->head_size, d_padded = args->head_padded;
-    prefetch(args->blocks[block] + args->keys, ingot_attention_key_bytes(ATTENTION_FORMAT, d, d_padded));
-    prefetch(args->blocks[block] + args->values, ingot_attention_value_bytes(ATTENTION_FORMAT, d_padded));
 }
 
 static bool slab_sees(const attention_slab *slab, uint32_t block) {
@@ -41,30 +28,25 @@ static void unpack_values(const uint8_t *values, uint32_t width, float *floats) 
     }
 }
 
-static void attend_block(const attention_slab *slab, uint32_t block) {
+static void attend_block(const attention_slab *slab, uint32_t block, const uint8_t *next) {
     const ingot_attention_args *args = slab->args;
-    const uint8_t *keys = args->blocks[block] + args->keys, *values = args->blocks[block] + args->values;
     const float *floats = NULL;
     if (slab->rows > 2 * VECTOR_ROWS) { /* several tiles: unpack once for all */
-        unpack_values(values, args->head_padded, slab->values);
+        unpack_values(args->blocks[block] + args->values, args->head_padded, slab->values);
         floats = slab->values;
     }
     for (uint32_t first = 0; first < slab->rows; first += VECTOR_ROWS) {
-        attend_tile(slab, first, block * BLOCK, keys, values, floats);
+        attend_tile(slab, first, block * BLOCK, first == 0 ? next : NULL, floats);
     }
 }
 
 static void attend_run(const attention_slab *slab, uint32_t run) {
-    uint32_t block = run * RUN_BLOCKS, end = block + RUN_BLOCKS;
     const uint32_t last = last_of(slab->args, slab->first_row + slab->rows - 1) / BLOCK;
-    end = last < end ? last + 1 : end;
+    const uint32_t end = smaller(last + 1, (run + 1) * RUN_BLOCKS);
     clear_states(slab->states, slab->rows, slab->stride);
-    for (; block < end; block++) {
+    for (uint32_t block = run * RUN_BLOCKS; block < end; block++) {
         if (slab_sees(slab, block)) {
-            if (block < last && slab_sees(slab, block + 1)) {
-                prefetch_block(slab->args, block + 1);
-            }
-            attend_block(slab, block);
+            attend_block(slab, block, block < last ? slab->args->blocks[block + 1] : NULL);
         }
     }
 }
