@@ -127,18 +127,21 @@ typedef struct ingot_kernel_info {
 /** One call of a linear kernel by name, for tests: out = x W^T for rows 16 * tile_begin and on. */
 typedef struct ingot_linear_call {
     uint32_t struct_size;
-    uint32_t dtype;         /* enum ingot_dtype: f16, q8, q4, c4 */
+    uint32_t dtype;         /* enum ingot_dtype: f16 or a weight format */
     uint32_t k;             /* multiple of 32 */
     uint32_t group;         /* k per weight scale */
     uint32_t m;             /* tokens */
     uint32_t tile_begin;    /* first tile of 16 rows */
     uint32_t tile_end;      /* one past the last */
-    int32_t delta;          /* c4 */
-    int8_t codebook[32];    /* c4 */
+    int32_t delta;          /* formats with a codebook */
+    int8_t codebook[32];    /* the same; zero beyond the format's entries */
     const uint8_t *weights; /* packed, tile 0 first; 64-byte aligned */
     uint64_t weights_size;  /* bytes; checked against dtype, k and tile_end */
     const float *x;         /* (m, k) */
     float *out;             /* (m, 16 * (tile_end - tile_begin)) */
+    uint32_t layout;        /* enum ingot_layout; 0: t16 */
+    uint32_t reserved;      /* 0 */
+    const uint64_t *tile_offsets; /* sparse: byte offsets of tiles 0 to tile_end, the end included; NULL: dense */
 } ingot_linear_call;
 
 /** INGOT_ABI_VERSION as the library was built. */

@@ -31,7 +31,7 @@ const ingot_kernel *ingot_kernel_at(uint32_t index);
 /** The best kernel that the CPU mask allows; NULL if the op does not exist for that format. */
 const ingot_kernel *ingot_kernel_select(ingot_kernel_op op, uint32_t dtype);
 
-/** The best linear kernel for weights of `dtype`: f16, q8, q4, c4; NULL for another dtype.
+/** The best linear kernel for weights of `dtype`; NULL for one that is no weight format.
  * @param isa its level, written if not NULL. */
 ingot_linear_fn ingot_linear_select(uint32_t dtype, uint32_t *isa);
 

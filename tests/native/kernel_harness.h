@@ -75,20 +75,38 @@ void harness_report(harness *h, const char *kernel, uint32_t isa, uint32_t cases
 
 typedef enum linear_data { DATA_RANDOM, DATA_EXTREME, DATA_ZERO, DATA_SCALES, DATA_COUNT } linear_data;
 
+/* Which superblocks of a tile are stored: dense, or by a list of this kind. */
+typedef enum linear_list { LIST_DENSE, LIST_ALL, LIST_NONE, LIST_EVEN, LIST_LAST, LIST_RANDOM, LIST_COUNT } linear_list;
+
 typedef struct linear_shape {
-    uint32_t dtype, k, group, m, tile_begin, tile_end;
+    uint32_t dtype, layout, k, group, m, tile_begin, tile_end;
+    linear_list list;
     linear_data data;
 } linear_shape;
 
 /* Inputs and the expected output of one call. */
 typedef struct linear_case {
     linear_shape shape;
-    guarded weights, a, a_scale, a_sum, x, codebook;
+    guarded weights, offsets, a, a_scale, a_sum, x, codebook;
     guarded out, expected;
     ingot_linear_args args; /* out not set */
 } linear_case;
 
-size_t linear_tile_bytes(uint32_t dtype, uint32_t k, uint32_t group);
+/* How the tiles of a format are built, in bytes, but for `groups` (of a superblock). */
+typedef struct linear_geometry {
+    uint32_t dtype, head, groups, scales /* per group */, codes /* per 32 k */;
+} linear_geometry;
+
+/* All formats, ending with dtype 0. */
+extern const linear_geometry linear_geometries[];
+bool linear_has_codebook_entries(uint32_t dtype);
+bool linear_has_groups(uint32_t dtype);
+/* Bytes of a dense tile. */
+size_t linear_tile_size(uint32_t dtype, uint32_t k, uint32_t group);
+/* Writes the sparse form of a dense tile that keeps superblock s where keep(s, of, argument); returns its bytes. */
+typedef bool (*linear_keep)(uint32_t superblock, uint32_t of, void *argument);
+size_t linear_tile_thin(const linear_shape *shape, const uint8_t *dense, linear_keep keep, void *argument,
+                        uint8_t *sparse);
 linear_case linear_case_create(rng *r, linear_shape shape);
 void linear_case_destroy(linear_case *c);
 /* Runs kernel and compares all of out, gaps included; NULL or the failure. */

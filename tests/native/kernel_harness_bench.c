@@ -56,10 +56,10 @@ typedef struct bench {
 
 static bench prepare(const harness *h, uint32_t dtype, uint32_t group) {
     rng r = {1};
-    const size_t tile_bytes = linear_tile_bytes(dtype, DEPTH, group),
+    const size_t tile_bytes = linear_tile_size(dtype, DEPTH, group),
                  size = (size_t)h->bench_bytes / tile_bytes * tile_bytes;
     bench b = {.size = size, .weights = aligned(size)};
-    int8_t *a = aligned(TOKENS * DEPTH), *codebook = aligned(16);
+    int8_t *a = aligned(TOKENS * DEPTH), *codebook = aligned(32);
     float *x = aligned(TOKENS * DEPTH * sizeof(float)), *a_scale = aligned(TOKENS * DEPTH / 32 * sizeof(float));
     int32_t *a_sum = aligned(TOKENS * DEPTH / 32 * sizeof(int32_t));
     /* bytes below 0x40: finite f16, any codes */
@@ -74,7 +74,7 @@ static bench prepare(const harness *h, uint32_t dtype, uint32_t group) {
         a_sum[i] = 0;
         for (uint32_t j = 0; j < 32; j++) a_sum[i] += a[32 * i + j];
     }
-    for (int i = 0; i < 16; i++) codebook[i] = (int8_t)(16 * i - 120);
+    for (int i = 0; i < 32; i++) codebook[i] = (int8_t)(8 * i - 120);
     const size_t width = 16 * (size / tile_bytes);
     b.args = (ingot_linear_args){
         .weights = b.weights,

@@ -8,21 +8,6 @@
 #include "ingot_format.h"
 #include "kernel_harness.h"
 
-/* Written out again rather than taken from the library: a second opinion on the layout. */
-size_t linear_tile_bytes(uint32_t dtype, uint32_t k, uint32_t group) {
-    const size_t blocks = (k + 31) / 32;
-    switch (dtype) {
-        case INGOT_DTYPE_F16: return blocks * 1024;
-        case INGOT_DTYPE_Q8: return (blocks + 1) / 2 * 64 + blocks * 512;
-        case INGOT_DTYPE_C4: return 64 + (blocks + 3) / 4 * 64 + blocks * 256;
-        case INGOT_DTYPE_Q4: {
-            const size_t groups = (k + group - 1) / group;
-            return (groups + 1) / 2 * 64 + groups * group * 8;
-        }
-        default: return 0;
-    }
-}
-
 /* A finite f16. Exponents of weights and scales stay in a range that keeps sums far from overflow. */
 static uint16_t random_half(rng *r, linear_data data) {
     static const uint16_t special[] = {0, 0x8000, 1, 0x8001, 0x03ff, 0x0400, 0x7bff, 0xfbff, 0x3c00};
@@ -45,17 +30,74 @@ static void fill_halves(rng *r, uint8_t *bytes, size_t count, linear_data data) 
     }
 }
 
+/* Scales of one superblock: f16 (q4z: and random zeros), or bytes, which an extreme tile has at the ends of their range. */
+static void fill_scales(rng *r, const linear_shape *s, const linear_geometry *g, uint8_t *scales, uint8_t extreme) {
+    for (uint32_t i = 0; i < g->groups && g->scales >= 32; i++) fill_halves(r, scales + i * g->scales, 16, s->data);
+    if (s->data == DATA_EXTREME && linear_has_codebook_entries(s->dtype)) { /* sub-scale -64 or 63, shifted */
+        memset(scales, extreme & 1 ? 0x7f : 0x81, 64);
+    }
+}
+
+static void fill_head(rng *r, const linear_shape *s, uint8_t *head) {
+    if (s->dtype != INGOT_DTYPE_T2) {
+        fill_halves(r, head, 16, s->data);
+        return;
+    }
+    for (uint32_t row = 0; row < 16; row++) {
+        const float scale = random_scale(r, s->data);
+        memcpy(head + 4 * row, &scale, sizeof scale);
+    }
+}
+
 /* `extreme` is the byte that all codes of an extreme tile repeat. */
 static void fill_tile(rng *r, const linear_shape *s, uint8_t *tile, size_t tile_bytes, uint8_t extreme) {
+    const linear_geometry *g = linear_geometries;
+    while (g->dtype != s->dtype) g++;
     for (size_t i = 0; i < tile_bytes; i++) {
         tile[i] = s->data == DATA_EXTREME ? extreme : s->data == DATA_ZERO ? 0 : (uint8_t)rng_next(r);
     }
     if (s->dtype == INGOT_DTYPE_F16) fill_halves(r, tile, tile_bytes / 2, s->data);
-    if (s->dtype == INGOT_DTYPE_C4) fill_halves(r, tile, 16, s->data);
-    const size_t superblock = s->dtype == INGOT_DTYPE_Q8 ? 1088 : 64 + (size_t)16 * s->group;
-    if (s->dtype == INGOT_DTYPE_Q8 || s->dtype == INGOT_DTYPE_Q4) {
-        for (size_t at = 0; at < tile_bytes; at += superblock) fill_halves(r, tile + at, 32, s->data);
+    if (g->head != 0) fill_head(r, s, tile);
+    const uint32_t depth = g->groups * (s->group > 32 ? s->group : 32);
+    const size_t superblock = linear_tile_size(s->dtype, depth, s->group) - g->head;
+    if (g->scales == 0) return;
+    for (size_t at = g->head; at < tile_bytes; at += superblock) fill_scales(r, s, g, tile + at, extreme);
+}
+
+static bool keeps(uint32_t superblock, uint32_t of, void *argument) {
+    const struct {
+        linear_list list;
+        rng *r;
+    } *choice = argument;
+    switch (choice->list) {
+        case LIST_NONE: return false;
+        case LIST_EVEN: return superblock % 2 == 0;
+        case LIST_LAST: return superblock == of - 1;
+        case LIST_RANDOM: return rng_below(choice->r, 2) != 0;
+        default: return true;
     }
+}
+
+/* The tiles of a dense array in their stored form; offsets are from one 64-byte line per skipped tile before it. */
+static void store_tiles(linear_case *c, rng *r, const uint8_t *dense, size_t tile_bytes) {
+    const linear_shape *s = &c->shape;
+    const uint32_t tiles = s->tile_end - s->tile_begin;
+    uint8_t *stored = malloc(tiles * (tile_bytes + 64 + 2 * (s->k / 32 + 32)));
+    uint64_t at = 0;
+    c->offsets = guarded_create((tiles + 1) * sizeof at, 8, rng_below(r, 2));
+    for (uint32_t t = 0; t <= tiles; t++) {
+        const uint64_t offset = at + 64 * (uint64_t)s->tile_begin;
+        memcpy(c->offsets.data + t * sizeof at, &offset, sizeof at);
+        if (t == tiles) break;
+        struct {
+            linear_list list;
+            rng *r;
+        } choice = {s->list, r};
+        at += linear_tile_thin(s, dense + t * tile_bytes, keeps, &choice, stored + at);
+    }
+    c->weights = guarded_create(at, 64, rng_below(r, 2));
+    memcpy(c->weights.data, stored, at);
+    free(stored);
 }
 
 static void fill_weights(linear_case *c, rng *r, size_t tile_bytes) {
@@ -63,15 +105,18 @@ static void fill_weights(linear_case *c, rng *r, size_t tile_bytes) {
     const linear_shape *s = &c->shape;
     const uint32_t tiles = s->tile_end - s->tile_begin;
     const uint8_t extreme = extremes[rng_below(r, sizeof extremes)];
-    c->weights = guarded_create(tiles * tile_bytes, 64, rng_below(r, 2));
-    for (uint32_t t = 0; t < tiles; t++) fill_tile(r, s, c->weights.data + t * tile_bytes, tile_bytes, extreme);
-    c->codebook = guarded_create(16, 1, rng_below(r, 2));
-    for (uint32_t i = 0; i < 16; i++) {
+    guarded dense = guarded_create(tiles * tile_bytes, 64, rng_below(r, 2));
+    for (uint32_t t = 0; t < tiles; t++) fill_tile(r, s, dense.data + t * tile_bytes, tile_bytes, extreme);
+    c->codebook = guarded_create(32, 1, rng_below(r, 2));
+    for (uint32_t i = 0; i < 32; i++) {
         c->codebook.data[i] = s->data == DATA_EXTREME ? (uint8_t)(extreme & 1 ? 0x7f : 0x80) : (uint8_t)rng_next(r);
     }
-    if (s->data == DATA_EXTREME && s->dtype == INGOT_DTYPE_C4) { /* sub-scale -64 or 63, shifted */
-        for (size_t at = 64; at < tile_bytes; at += 1088) memset(c->weights.data + at, extreme & 1 ? 0x7f : 0x81, 64);
+    if (s->list == LIST_DENSE) {
+        c->weights = dense;
+        return;
     }
+    store_tiles(c, r, dense.data, tile_bytes);
+    guarded_destroy(&dense);
 }
 
 static int8_t random_activation(rng *r, linear_data data, int32_t sign) {
@@ -111,14 +156,16 @@ static void fill_activations(linear_case *c, rng *r) {
 static void set_arguments(linear_case *c, size_t tile_bytes) {
     const linear_shape *s = &c->shape;
     ingot_linear_args *args = &c->args;
-    args->weights = c->weights.data - (size_t)s->tile_begin * tile_bytes;
-    args->tile_bytes = tile_bytes;
+    args->weights = c->weights.data - (size_t)s->tile_begin * (s->list == LIST_DENSE ? tile_bytes : 64);
+    args->tile_bytes = s->list == LIST_DENSE ? tile_bytes : 0;
+    if (s->list != LIST_DENSE) args->tile_offsets = (const uint64_t *)(const void *)c->offsets.data - s->tile_begin;
+    args->layout = s->layout;
     args->k = s->k;
     args->group = s->group;
     args->tile_begin = s->tile_begin;
     args->tile_end = s->tile_end;
     args->m = s->m;
-    if (s->dtype == INGOT_DTYPE_C4) args->codebook = (const int8_t *)c->codebook.data;
+    if (linear_has_codebook_entries(s->dtype)) args->codebook = (const int8_t *)c->codebook.data;
     if (s->dtype == INGOT_DTYPE_F16) {
         args->x = (const float *)(const void *)c->x.data;
     } else {
@@ -159,7 +206,7 @@ static const char *run_into(linear_case *c, ingot_linear_fn kernel, guarded *out
 
 linear_case linear_case_create(rng *r, linear_shape shape) {
     linear_case c = {.shape = shape};
-    const size_t tile_bytes = linear_tile_bytes(shape.dtype, shape.k, shape.group);
+    const size_t tile_bytes = linear_tile_size(shape.dtype, shape.k, shape.group);
     const size_t width = 16 * (size_t)(shape.tile_end - shape.tile_begin);
     fill_weights(&c, r, tile_bytes);
     fill_activations(&c, r);
@@ -172,6 +219,7 @@ linear_case linear_case_create(rng *r, linear_shape shape) {
     c.expected = guarded_create(size, 64, at_end);
     const guarded *inputs[] = {&c.weights, &c.a, &c.a_scale, &c.a_sum, &c.x, &c.codebook};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) guarded_read_only(inputs[i]);
+    if (shape.list != LIST_DENSE) guarded_read_only(&c.offsets);
     const char *failure = run_into(&c, reference(shape.dtype), &c.expected);
     if (failure != NULL || !guarded_intact(&c.expected)) {
         fprintf(stderr, "the reference itself fails: %s\n", failure != NULL ? failure : "write outside of out");
@@ -181,6 +229,7 @@ linear_case linear_case_create(rng *r, linear_shape shape) {
 }
 
 void linear_case_destroy(linear_case *c) {
+    if (c->offsets.mapping != NULL) guarded_destroy(&c->offsets);
     guarded *all[] = {&c->weights, &c->a, &c->a_scale, &c->a_sum, &c->x, &c->codebook, &c->out, &c->expected};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) guarded_destroy(all[i]);
 }

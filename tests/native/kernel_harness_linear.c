@@ -9,7 +9,7 @@
 enum { MOST_KERNELS = 64 };
 
 /* Multiples of 32 around one, two and four blocks, primes of blocks, a long one. */
-static const uint32_t depths[] = {32, 64, 96, 128, 160, 192, 224, 256, 288, 352, 416, 544, 1024, 1056};
+static const uint32_t depths[] = {32, 64, 96, 128, 160, 192, 224, 256, 288, 352, 416, 544, 576, 896, 1024, 1056};
 static const uint32_t token_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 33, 128};
 static const uint32_t tile_counts[] = {1, 2, 3, 5};
 enum {
@@ -31,7 +31,10 @@ static linear_shape choose_shape(rng *r, uint32_t dtype, uint32_t index) {
     static const uint32_t groups[] = {32, 64, 128};
     linear_shape s = {.dtype = dtype, .k = depths[index / TOKENS], .m = token_counts[index % TOKENS], .group = 32};
     if (dtype == INGOT_DTYPE_F16) s.group = 0;
-    if (dtype == INGOT_DTYPE_Q4) s.group = groups[rng_below(r, 3)];
+    if (linear_has_groups(dtype)) s.group = groups[rng_below(r, 3)];
+    const bool has_k8 = dtype == INGOT_DTYPE_Q8 || dtype == INGOT_DTYPE_Q4 || dtype == INGOT_DTYPE_C4;
+    s.layout = has_k8 && rng_below(r, 3) == 0 ? INGOT_LAYOUT_T16_K8 : INGOT_LAYOUT_T16;
+    s.list = rng_below(r, 2) ? LIST_DENSE : (linear_list)rng_below(r, LIST_COUNT);
     if (s.m == 128 && s.k > 256) s.k = 32 * (1 + rng_below(r, 8));
     s.tile_begin = rng_below(r, 2) * rng_below(r, 8);
     s.tile_end = s.tile_begin + tile_counts[rng_below(r, TILES)];
@@ -41,14 +44,16 @@ static linear_shape choose_shape(rng *r, uint32_t dtype, uint32_t index) {
 
 static void run_candidates(rng *r, linear_shape s, candidate *candidates, uint32_t count) {
     static const char *const data_names[] = {"random", "extreme", "zero", "special scales"};
+    static const char *const list_names[] = {"dense", "all listed", "none", "every other", "the last", "random list"};
     linear_case c = linear_case_create(r, s);
     for (uint32_t i = 0; i < count; i++) {
         candidate *k = &candidates[i];
         const char *failure = linear_case_run(&c, k->run);
         k->cases++;
         if (failure == NULL || k->failure[0] != '\0') continue;
-        snprintf(k->failure, sizeof k->failure, "%s: k %u, group %u, m %u, tiles %u to %u, %s data", failure, s.k,
-                 s.group, s.m, s.tile_begin, s.tile_end, data_names[s.data]);
+        snprintf(k->failure, sizeof k->failure, "%s: k %u, group %u, layout %u, m %u, tiles %u to %u, %s, %s data",
+                 failure, s.k, s.group, s.layout, s.m, s.tile_begin, s.tile_end, list_names[s.list],
+                 data_names[s.data]);
     }
     linear_case_destroy(&c);
 }
@@ -78,14 +83,12 @@ static uint32_t collect(const harness *h, uint32_t dtype, candidate *candidates)
     return count;
 }
 
-static const uint32_t formats[] = {INGOT_DTYPE_F16, INGOT_DTYPE_Q8, INGOT_DTYPE_Q4, INGOT_DTYPE_C4};
-
 static void check(harness *h) {
-    for (uint32_t f = 0; f < sizeof formats / sizeof *formats; f++) {
+    for (const linear_geometry *g = linear_geometries; g->dtype != 0; g++) {
         candidate candidates[MOST_KERNELS];
-        const uint32_t count = collect(h, formats[f], candidates);
+        const uint32_t count = collect(h, g->dtype, candidates);
         if (count == 0) continue;
-        check_format(h, formats[f], candidates, count);
+        check_format(h, g->dtype, candidates, count);
         for (uint32_t i = 0; i < count; i++) {
             const candidate *k = &candidates[i];
             harness_report(h, k->name, k->isa, k->cases, k->failure[0] != '\0' ? k->failure : NULL);

@@ -16,27 +16,24 @@ import pytest
 from numpy.typing import NDArray
 
 from ingot._native import native
-from ingot.format import Dtype
+from ingot.format import Dtype, Layout
 from tests.native.kernel_oracle import (
+    GEOMETRIES,
     Problem,
     aligned,
     make_call,
     make_problem,
     oracle_terms,
-    sizes,
+    set_scales,
+    tile_offsets,
 )
 
 X86 = {"ref", "avx2", "avxvnni", "avx512vnni"}
 LEVELS = X86 if platform.machine() in ("x86_64", "AMD64") else {"ref", "neon", "neon_dotprod"}
 INVALID_ARGUMENT, HARDWARE = 1, 60
-CASES = [
-    (Dtype.F16, 0),
-    (Dtype.Q8, 32),
-    (Dtype.Q4, 32),
-    (Dtype.Q4, 64),
-    (Dtype.Q4, 128),
-    (Dtype.C4, 32),
-]
+GROUPS = {Dtype.F16: (0,), Dtype.Q4: (32, 64, 128), Dtype.Q4Z: (32, 64, 128)}
+CASES = [(dtype, group) for dtype in GEOMETRIES for group in GROUPS.get(dtype, (32,))]
+K8 = (Dtype.Q8, Dtype.Q4, Dtype.C4)
 
 
 # ---- the harness ----
@@ -99,9 +96,10 @@ def test_a_forced_level_that_is_missing_is_an_error(harness: Path, level: str) -
 
 
 def run_kernel(index: int, problem: Problem, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    out = np.full((x.shape[0], 16 * problem.tiles), np.nan, np.float32)
-    weights = aligned(problem.packed)
-    native().check(native().lib.ingot_kernel_run(index, make_call(problem, x, weights, out)))
+    out = np.full((x.shape[0], 16 * len(problem.tiles)), np.nan, np.float32)
+    weights, offsets = aligned(problem.packed), tile_offsets(problem)
+    call = make_call(problem, x, weights, out, offsets)
+    native().check(native().lib.ingot_kernel_run(index, call))
     return out
 
 
@@ -130,21 +128,39 @@ def kernels_of(dtype: Dtype) -> list[Kernel]:
     return found
 
 
+def assert_within_the_bound(problem: Problem, x: NDArray[np.float32]) -> None:
+    terms = oracle_terms(problem, x)
+    expected, magnitude = terms.sum(axis=2), np.abs(terms).sum(axis=2)
+    # Each term: up to two rounded products; each sum: one rounding; the row scale: one.
+    bound = magnitude * (terms.shape[2] + 4) * 2.0**-24
+    assert bound.max() < 1e-3 * np.abs(expected).max(), "the bound would let anything pass"
+    for kernel in kernels_of(problem.dtype):
+        difference = np.abs(run_kernel(kernel.index, problem, x) - expected)
+        assert (difference <= bound).all(), kernel.name
+
+
 @pytest.mark.parametrize(("dtype", "group"), CASES)
 @pytest.mark.parametrize("k", [32, 96, 320])
 @pytest.mark.parametrize("m", [1, 7])
 def test_against_numpy_within_the_computed_bound(dtype: Dtype, group: int, k: int, m: int) -> None:
     rng = np.random.default_rng([int(dtype), group, k, m])
     problem = make_problem(rng, dtype, group, k)
-    x = rng.standard_normal((m, k)).astype(np.float32)
-    terms = oracle_terms(problem, x)
-    expected, magnitude = terms.sum(axis=2), np.abs(terms).sum(axis=2)
-    # Each term: up to two rounded products; each sum: one rounding; the row scale of c4: one.
-    bound = magnitude * (terms.shape[2] + 4) * 2.0**-24
-    assert bound.max() < 1e-3 * np.abs(expected).max(), "the bound would let anything pass"
-    for kernel in kernels_of(dtype):
-        difference = np.abs(run_kernel(kernel.index, problem, x) - expected)
-        assert (difference <= bound).all(), kernel.name
+    assert_within_the_bound(problem, rng.standard_normal((m, k)).astype(np.float32))
+
+
+@pytest.mark.parametrize(("dtype", "group"), CASES)
+def test_lists_of_superblocks_against_numpy(dtype: Dtype, group: int) -> None:
+    rng = np.random.default_rng([int(dtype), group])
+    problem = make_problem(rng, dtype, group, 1120, sparse=True)
+    assert_within_the_bound(problem, rng.standard_normal((3, 1120)).astype(np.float32))
+
+
+@pytest.mark.parametrize(("dtype", "group"), [case for case in CASES if case[0] in K8])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_layout_k8_against_numpy(dtype: Dtype, group: int, sparse: bool) -> None:
+    rng = np.random.default_rng([int(dtype), group])
+    problem = make_problem(rng, dtype, group, 480, Layout.T16_K8, sparse)
+    assert_within_the_bound(problem, rng.standard_normal((5, 480)).astype(np.float32))
 
 
 @pytest.mark.parametrize(("dtype", "group"), CASES)
@@ -152,19 +168,11 @@ def test_integer_part_is_exact(dtype: Dtype, group: int) -> None:
     """With scales of 1 and activations that are integers the result is an integer below 2^24."""
     rng = np.random.default_rng(int(dtype))
     problem = make_problem(rng, dtype, group, 96)
-    one = np.frombuffer(np.float16(1).tobytes(), np.uint8)
-    tiles = problem.packed.reshape(problem.tiles, -1)
-    _, depth, metadata, block = sizes(dtype, group)
     x = rng.integers(-127, 128, (5, 96)).astype(np.float32)
+    set_scales(problem, lambda count, kind: np.ones(count, kind), sub_mask=0x07)
     if dtype == Dtype.F16:
-        small = rng.integers(-9, 10, (problem.tiles, tiles.shape[1] // 2)).astype(np.float16)
-        tiles[:] = small.view(np.uint8)
-    elif dtype == Dtype.C4:
-        tiles[:, :32] = np.tile(one, 16)
-        tiles[:, 64:128] = tiles[:, 64:128] & 0x07  # sub-scales 0 to 3, shift bit kept
-    else:
-        for at in range(0, tiles.shape[1], metadata + depth // 32 * block):
-            tiles[:, at : at + 64] = np.tile(one, 32)
+        for tile in problem.tiles:
+            tile[:] = rng.integers(-9, 10, tile.size // 2).astype(np.float16).view(np.uint8)
     x[:, ::32] = 127  # so that each a_scale is 1 and a is x
     expected = oracle_terms(problem, x).sum(axis=2)
     assert 1000 < np.abs(expected).max() < 2**24
@@ -205,6 +213,7 @@ def test_a_valid_call_is_accepted() -> None:
         ("tile_end", 0, "tiles 0 to 0"),
         ("tile_end", 4, "weights have"),
         ("delta", 128, "delta is 128"),
+        ("layout", 3, "layout is 3"),
         ("weights_size", 100, "weights have 100"),
         ("x", None, "NULL"),
         ("out", None, "NULL"),
@@ -218,6 +227,19 @@ def test_a_wrong_argument_is_refused(field: str, value: int | None, words: str) 
     assert status == INVALID_ARGUMENT
     assert words in native().text(native().lib.ingot_last_error())
     assert kept
+
+
+def test_a_wrong_list_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    problem = make_problem(rng, Dtype.C4, 32, 512, sparse=True)
+    weights, offsets = aligned(problem.packed), tile_offsets(problem)
+    x, out = np.ones((1, 512), np.float32), np.zeros((1, 48), np.float32)
+    call = make_call(problem, x, weights, out, offsets)
+    index = reference_index(Dtype.C4)
+    assert native().lib.ingot_kernel_run(index, call) == 0
+    weights[4:6] = 255  # the first superblock of the first list
+    assert native().lib.ingot_kernel_run(index, call) == INVALID_ARGUMENT
+    assert "sparse tile 0" in native().text(native().lib.ingot_last_error())
 
 
 def test_misaligned_weights_are_refused() -> None:
@@ -241,7 +263,7 @@ def mask() -> Iterator[int]:
 
 
 def test_each_format_has_one_selected_kernel(mask: int) -> None:
-    for dtype in (Dtype.F16, Dtype.Q8, Dtype.Q4, Dtype.C4):
+    for dtype in GEOMETRIES:
         assert [k.selected for k in kernels_of(dtype)].count(True) == 1
     assert mask & 1
 

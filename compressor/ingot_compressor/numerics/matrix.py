@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from ingot.format import Dtype
 from ingot.packing import Quantized, dequantize
-from ingot_compressor.numerics.c4 import encode_c4
 from ingot_compressor.numerics.codebook import Codebook, initial_codebook, learn_codebook
 from ingot_compressor.numerics.groups import (
     Float,
@@ -19,6 +18,7 @@ from ingot_compressor.numerics.groups import (
     for_row_blocks,
     split_groups,
 )
+from ingot_compressor.numerics.sub_scaled import encode_sub_scaled
 from ingot_compressor.numerics.uniform import Q4_GRID, Q8_GRID, encode_uniform
 
 __all__ = ["Encoding", "group_of", "quantize_matrix", "relative_error"]
@@ -131,7 +131,7 @@ def _quantize_c4(w: Float, h: Float, search: bool, threads: int) -> Quantized:
     def encode(rows: slice) -> None:
         part = w[rows]
         u = split_groups(element_importance(part, h), C4_GROUP)
-        stored = encode_c4(split_groups(part, C4_GROUP), u, book, len(part), search)
+        stored = encode_sub_scaled(split_groups(part, C4_GROUP), u, book, len(part), search)
         row_scales[rows], sub_scales[rows] = stored.row_scales, stored.sub_scales
         shifts[rows] = stored.shifts
         codes[rows] = stored.codes.reshape(len(part), -1)[:, :k]

@@ -5,19 +5,25 @@
 #include <string.h>
 
 #include "core/error.h"
-#include "core/layout.h"
 #include "ingot.h"
 #include "ingot_format.h"
 #include "kernels/cpu.h"
 #include "kernels/dispatch.h"
+#include "kernels/linear/linear_blocks.h"
 #include "kernels/row_kernels.h"
 
 enum { ALIGNMENT = 64, MOST_K = 1 << 24, MOST_TOKENS = 4096, MOST_TILES = 1 << 20 };
 
 static bool valid_group(uint32_t dtype, uint32_t group) {
     if (dtype == INGOT_DTYPE_F16) return group == 0;
-    if (dtype == INGOT_DTYPE_Q4) return group == 32 || group == 64 || group == 128;
+    if (dtype == INGOT_DTYPE_Q4 || dtype == INGOT_DTYPE_Q4Z) return group == 32 || group == 64 || group == 128;
     return group == 32;
+}
+
+static bool valid_layout(uint32_t dtype, uint32_t layout) {
+    if (layout == 0 || layout == INGOT_LAYOUT_T16) return true;
+    return layout == INGOT_LAYOUT_T16_K8 &&
+           (dtype == INGOT_DTYPE_Q8 || dtype == INGOT_DTYPE_Q4 || dtype == INGOT_DTYPE_C4);
 }
 
 static ingot_status check_shape(const ingot_linear_call *call) {
@@ -27,7 +33,7 @@ static ingot_status check_shape(const ingot_linear_call *call) {
     }
     if (!valid_group(call->dtype, call->group)) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
-                          "kernel run: group is %u, expected 0 (f16), 32 (q8, c4) or 32, 64, 128 (q4)", call->group);
+                          "kernel run: group is %u, expected 0 (f16), 32, 64, 128 (q4, q4z) or 32", call->group);
     }
     if (call->m == 0 || call->m > MOST_TOKENS) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kernel run: m is %u, expected 1 to %d", call->m, MOST_TOKENS);
@@ -36,8 +42,70 @@ static ingot_status check_shape(const ingot_linear_call *call) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kernel run: tiles %u to %u, expected a range within 0 to %d",
                           call->tile_begin, call->tile_end, MOST_TILES);
     }
+    if (!valid_layout(call->dtype, call->layout)) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kernel run: layout is %u, expected %d, for q8, q4, c4 also %d",
+                          call->layout, INGOT_LAYOUT_T16, INGOT_LAYOUT_T16_K8);
+    }
     if (call->delta < -127 || call->delta > 127) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kernel run: delta is %d, expected -127 to 127", call->delta);
+    }
+    return INGOT_OK;
+}
+
+static linear_format format_of(uint32_t dtype) {
+    switch (dtype) {
+        case INGOT_DTYPE_Q8: return LINEAR_Q8;
+        case INGOT_DTYPE_Q6: return LINEAR_Q6;
+        case INGOT_DTYPE_C5: return LINEAR_C5;
+        case INGOT_DTYPE_Q4: return LINEAR_Q4;
+        case INGOT_DTYPE_Q4Z: return LINEAR_Q4Z;
+        case INGOT_DTYPE_C4: return LINEAR_C4;
+        case INGOT_DTYPE_C3: return LINEAR_C3;
+        case INGOT_DTYPE_C2: return LINEAR_C2;
+        case INGOT_DTYPE_T2: return LINEAR_T2;
+        default: return LINEAR_F16; /* check_shape has the dtype of an existing kernel */
+    }
+}
+
+/* Blocks of 32 k of a row, whole groups. */
+static uint32_t stored_blocks(const ingot_linear_call *call) {
+    const uint32_t group = call->group > 32 ? call->group : 32;
+    return (call->k + group - 1) / group * (group / 32);
+}
+
+static uint64_t dense_bytes(const ingot_linear_call *call) {
+    return linear_tile_bytes_of(format_of(call->dtype), call->group, stored_blocks(call));
+}
+
+/* Bytes of a sparse tile by its list; 0 if the list is wrong or does not fit `room`. */
+static uint64_t sparse_bytes(const ingot_linear_call *call, const uint8_t *tile, uint64_t room) {
+    const linear_format format = format_of(call->dtype);
+    const uint32_t shift = linear_superblock_shift(format, call->group), blocks = stored_blocks(call);
+    const uint32_t superblocks = (blocks + (1u << shift) - 1) >> shift;
+    uint32_t count, next = 0;
+    if (room < ALIGNMENT) return 0;
+    memcpy(&count, tile, sizeof count);
+    const uint64_t list = ((uint64_t)4 + 2 * (uint64_t)count + 63) / 64 * 64;
+    if (count > superblocks || list > room) return 0;
+    for (uint32_t i = 0; i < count; i++) {
+        uint16_t index;
+        memcpy(&index, tile + 4 + 2 * (size_t)i, sizeof index);
+        if (index >= superblocks || index < next) return 0;
+        next = index + 1u;
+    }
+    const uint32_t missing = count > 0 && next == superblocks ? (superblocks << shift) - blocks : 0;
+    return list + linear_tile_bytes_of(format, call->group, (count << shift) - missing);
+}
+
+static ingot_status check_tiles(const ingot_linear_call *call) {
+    for (uint32_t t = call->tile_begin; t < call->tile_end; t++) {
+        const uint64_t begin = call->tile_offsets[t], end = call->tile_offsets[t + 1];
+        const bool within = begin % ALIGNMENT == 0 && begin <= end && end <= call->weights_size;
+        if (!within || sparse_bytes(call, call->weights + begin, end - begin) != end - begin) {
+            return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
+                              "kernel run: sparse tile %u at %llu to %llu does not hold what its list says", t,
+                              (unsigned long long)begin, (unsigned long long)end);
+        }
     }
     return INGOT_OK;
 }
@@ -49,6 +117,7 @@ static ingot_status check_memory(const ingot_linear_call *call, uint64_t tile_by
     if ((uintptr_t)call->weights % ALIGNMENT != 0) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kernel run: weights are not aligned to %d bytes", ALIGNMENT);
     }
+    if (call->tile_offsets != NULL) return check_tiles(call);
     if (call->weights_size < tile_bytes * call->tile_end) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
                           "kernel run: weights have %llu bytes, %u tiles of %llu need %llu",
@@ -99,11 +168,15 @@ static ingot_status run(const ingot_kernel *kernel, const ingot_linear_call *cal
     for (size_t i = 0; i < m; i++) {
         const float *x = call->x + i * call->k;
         memcpy(b.x + i * k, x, call->k * sizeof(float));
-        ingot_quantize_f32_a8__ref(x, call->k, call->k, b.a + i * k, b.a_scale + i * s_stride, b.a_sum + i * s_stride);
+        const ingot_quantize_fn quantize =
+            call->dtype == INGOT_DTYPE_T2 ? ingot_quantize_token : ingot_quantize_f32_a8__ref;
+        quantize(x, call->k, call->k, b.a + i * k, b.a_scale + i * s_stride, b.a_sum + i * s_stride);
     }
     const ingot_linear_args args = {
         .weights = call->weights,
         .tile_bytes = (size_t)tile_bytes,
+        .tile_offsets = call->tile_offsets,
+        .layout = call->layout != 0 ? call->layout : INGOT_LAYOUT_T16,
         .k = call->k,
         .group = call->group,
         .tile_begin = call->tile_begin,
@@ -144,7 +217,7 @@ ingot_status ingot_kernel_run(uint32_t index, const ingot_linear_call *call) {
     }
     const ingot_status shape = check_shape(call);
     if (shape != INGOT_OK) return shape;
-    const uint64_t tile_bytes = ingot_tile_bytes(call->dtype, call->k, call->group);
+    const uint64_t tile_bytes = dense_bytes(call);
     const ingot_status memory = check_memory(call, tile_bytes);
     return memory != INGOT_OK ? memory : run(kernel, call, tile_bytes);
 }

@@ -12,9 +12,6 @@
 /* Loops over registers: the arrays that they index must become registers. */
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* A constant in every panel, so that its branches are decided at compile time. */
-typedef enum linear_format { LINEAR_Q8, LINEAR_Q4, LINEAR_C4 } linear_format;
-
 /* Bytes ahead of the block in work: the best of a sweep over 0 to 32 KB on x86. Two streams share it. */
 enum { LINEAR_PREFETCH = 8192 };
 
@@ -23,11 +20,13 @@ typedef struct linear_panel {
     void (*run)(const ingot_linear_args *args, uint32_t tile, uint32_t token);
 } linear_panel;
 
+/* Block `block` of a dense tile; a kernel that knows lists walks over superblocks instead. */
 LINEAR_INLINE linear_block find_block(const ingot_linear_args *args, const uint8_t *tile, uint32_t block,
                                       linear_format format) {
-    if (format == LINEAR_Q8) return linear_q8_block(tile, block);
-    if (format == LINEAR_Q4) return linear_q4_block(tile, block, args->group);
-    return linear_c4_block(tile, block);
+    const linear_tile dense = {.superblocks = tile + linear_head_bytes(format)};
+    const uint32_t shift = linear_superblock_shift(format, args->group);
+    const linear_superblock superblock = linear_find_superblock(args, &dense, block >> shift, format);
+    return linear_find_block(args, &superblock, block & ((1u << shift) - 1), format);
 }
 
 /* An address beyond the tensor is allowed: a prefetch reads nothing. */

@@ -10,16 +10,18 @@ LINEAR_INLINE __m512i split_order(void) {
 
 /* One chain of fused multiply-adds for each row and token: the order of k is part of the contract. */
 LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint32_t token, int tiles, int tokens) {
-    const uint8_t *weights = args->weights + tile * args->tile_bytes;
+    const linear_tile stored = linear_find_tile(args, tile, LINEAR_F16);
     const __m512i order = split_order();
     __m512 acc[2][12];
     UNROLL for (int i = 0; i < tiles; i++) {
         UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = _mm512_setzero_ps(); }
     }
-    for (uint32_t c = 0; c < args->k / 2; c++) {
-        const float *x = args->x + token * args->x_stride + (size_t)2 * c;
+    for (uint32_t c = 0; c < 16 * stored.count; c++) {
+        const linear_superblock superblock = linear_find_superblock(args, &stored, c / 16, LINEAR_F16);
+        const uint32_t k = LINEAR_BLOCK * superblock.first + 2 * (c % 16);
+        const float *x = args->x + token * args->x_stride + k;
         UNROLL for (int i = 0; i < tiles; i++) {
-            const uint8_t *chunk = weights + (size_t)i * args->tile_bytes + (size_t)LINEAR_CHUNK * c;
+            const uint8_t *chunk = superblock.codes + (size_t)i * args->tile_bytes + (size_t)LINEAR_CHUNK * (c % 16);
             if (tokens < 12) prefetch_lines(chunk, LINEAR_PREFETCH / tiles, 1);
             const __m512i split = _mm512_permutexvar_epi16(order, load_chunk(chunk));
             const __m512 even = _mm512_cvtph_ps(_mm512_castsi512_si256(split));
@@ -55,5 +57,5 @@ static const linear_panel pairs[] = {{1, panel_2x1}};
 
 /* With one token a second tile hides the latency of the chain. */
 void ingot_linear_f16_f32__avx512vnni(const ingot_linear_args *args) {
-    linear_cover(args, singles, args->m == 1 ? pairs : NULL, 1);
+    linear_cover(args, singles, args->m == 1 && args->tile_offsets == NULL ? pairs : NULL, 1);
 }

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/linear/linear_ref.h"
 
-static float output(const ingot_linear_args *args, const uint8_t *tile, uint32_t row, uint32_t token) {
+static float output(const ingot_linear_args *args, uint32_t tile, uint32_t row, uint32_t token) {
+    const bool k8 = args->layout == INGOT_LAYOUT_T16_K8;
     float acc = 0.0f;
-    for (uint32_t b = 0; b < args->k / LINEAR_BLOCK; b++) {
-        const linear_block block = linear_q4_block(tile, b, args->group);
-        const int8_t *a = args->a + token * args->a_stride + LINEAR_BLOCK * b;
+    linear_walk walk = walk_tile(args, tile, LINEAR_Q4);
+    for (linear_block block; next_block(&walk, &block);) {
+        const int8_t *a = activations(args, block, token);
         int32_t dot = 0;
         for (uint32_t k = 0; k < LINEAR_BLOCK; k++) {
-            dot += ((int32_t)nibble(block.codes, row, k) - 8) * a[k];
+            const uint32_t code = k8 ? nibble_k8(block.codes, row, k) : nibble(block.codes, row, k);
+            dot += ((int32_t)code - 8) * a[k];
         }
-        const float scale = load_half(block.scales + 2 * row) * args->a_scale[token * args->s_stride + b];
-        acc = fmaf((float)dot, scale, acc);
+        acc = fmaf((float)dot, load_half(block.scales + 2 * row) * activation_scale(args, block, token), acc);
     }
     return acc;
 }
