@@ -59,6 +59,7 @@ size_t ingot_struct_size(ingot_struct which) {
         case INGOT_STRUCT_MEMORY_INFO: return sizeof(ingot_memory_info);
         case INGOT_STRUCT_KERNEL_INFO: return sizeof(ingot_kernel_info);
         case INGOT_STRUCT_LINEAR_CALL: return sizeof(ingot_linear_call);
+        case INGOT_STRUCT_SAMPLING: return sizeof(ingot_sampling);
     }
     return 0;
 }

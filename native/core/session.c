@@ -44,6 +44,9 @@ static void carve_area(const ingot_session *session, carver *state, ingot_thread
     area->a = carve(state, model->widest_k);
     area->a_scale = carve(state, model->widest_k / 32 * sizeof(float));
     area->a_sum = carve(state, model->widest_k / 32 * sizeof(int32_t));
+    uint32_t rows = session->logits_rows < INGOT_PICK_ROWS ? session->logits_rows : INGOT_PICK_ROWS;
+    area->picks = carve(state, (uint64_t)rows * INGOT_PICK_MOST * sizeof(ingot_pick));
+    area->picked = carve(state, INGOT_PICK_ROWS * sizeof(uint32_t));
     carve(state, 128); /* keeps the threads' lines apart */
 }
 
@@ -70,6 +73,13 @@ static void carve_tables(ingot_session *session, carver *state) {
     session->kv.held = carve(state, session->kv.length * sizeof *session->kv.held);
 }
 
+static void carve_sampler(ingot_session *session, carver *state) {
+    const uint64_t ids = session->model->file.plan->vocabulary;
+    session->sampler.values = carve(state, ids * sizeof(float));
+    session->sampler.ids = carve(state, ids * sizeof(int32_t));
+    session->sampler.seen = carve(state, (ids + 63) / 64 * sizeof(uint64_t));
+}
+
 static void carve_all(ingot_session *session, carver *state) {
     const ingot_model *model = session->model;
     ingot_memory_info *info = &session->info;
@@ -84,6 +94,7 @@ static void carve_all(ingot_session *session, carver *state) {
     }
     carve_partials(session, state);
     carve_tables(session, state);
+    carve_sampler(session, state);
     info->scratch_bytes = state->used - info->arena_bytes;
     info->state_bytes = session->kv.share * session->kv.block_bytes;
     info->total_bytes = state->used + info->state_bytes + info->weights_bytes;

@@ -6,6 +6,14 @@
 #include "core/kv_state.h"
 #include "core/model.h"
 #include "core/pool.h"
+#include "core/sample.h"
+
+enum { INGOT_PICK_MOST = 64, INGOT_PICK_ROWS = 16 }; /* logits kept per row, rows of a pass, see pick.h */
+
+typedef struct ingot_pick {
+    float logit;
+    int32_t id;
+} ingot_pick;
 
 /* Fewer tokens than this split attention over the context as well. */
 enum { INGOT_SPLIT_TOKENS = 4 };
@@ -18,6 +26,8 @@ typedef struct ingot_thread_area {
     int8_t *a;        /* a quantized row */
     float *a_scale;
     int32_t *a_sum;
+    ingot_pick *picks; /* (rows, INGOT_PICK_MOST) */
+    uint32_t *picked;  /* (INGOT_PICK_ROWS) how many of each row */
 } ingot_thread_area;
 
 /* Rows of one activation in the arena. */
@@ -50,6 +60,7 @@ struct ingot_session {
     int32_t *a_sum;
     float *padded; /* (chunk, padded_float_k) */
     uint32_t tile_floats;
+    ingot_sampler sampler;
     ingot_thread_area areas[INGOT_MAX_THREADS];
 
     /* The pass in work. */
@@ -57,6 +68,7 @@ struct ingot_session {
     uint32_t m;        /* tokens */
     uint32_t selected; /* of them the last whose logits are wanted */
     uint32_t limit;    /* instructions to run */
+    uint32_t pick_count; /* best logits to keep per row instead of writing all; 0: write them */
     bool tracing;      /* absorbed norms are written out as well */
 };
 
@@ -66,5 +78,9 @@ ingot_status ingot_session_open(ingot_model *model, const ingot_session_config *
 /** Checks for use from a second thread or a forked child and takes the session. */
 ingot_status ingot_session_enter(ingot_session *session);
 void ingot_session_leave(ingot_session *session);
+/** Forgets positions from `position` on, which must not be beyond the session's; its logits are gone. */
+void ingot_session_cut(ingot_session *session, uint32_t position);
+/** What ingot_session_eval does, in a session that was entered. */
+ingot_status ingot_session_feed(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted);
 
 #endif

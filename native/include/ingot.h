@@ -20,6 +20,7 @@ extern "C" {
 /* cffi: begin */
 
 #define INGOT_ABI_VERSION 1
+#define INGOT_KV_LAYOUT 1 /* of the blocks that ingot_session_block_read copies */
 
 /** Bands: 1-19 caller, 20-39 file, 40-59 resources, 60-79 hardware, 90 internal. */
 typedef enum ingot_status {
@@ -58,7 +59,8 @@ typedef enum ingot_struct {
     INGOT_STRUCT_SESSION_CONFIG = 2,
     INGOT_STRUCT_MEMORY_INFO = 3,
     INGOT_STRUCT_KERNEL_INFO = 4,
-    INGOT_STRUCT_LINEAR_CALL = 5
+    INGOT_STRUCT_LINEAR_CALL = 5,
+    INGOT_STRUCT_SAMPLING = 6
 } ingot_struct;
 
 /** How a session keeps keys and values. */
@@ -144,6 +146,18 @@ typedef struct ingot_linear_call {
     const uint64_t *tile_offsets; /* sparse: byte offsets of tiles 0 to tile_end, the end included; NULL: dense */
 } ingot_linear_call;
 
+/** How a token is chosen: first the penalty, then temperature, top-k, top-p, min-p, each on what the one before left;
+ * then one draw, keyed by (seed, position of the token). */
+typedef struct ingot_sampling {
+    uint32_t struct_size;
+    uint32_t top_k;            /* most likely ids to keep; 0: all */
+    double temperature;        /* 0 to 100; 0: the most likely id, among equals the lowest */
+    double top_p;              /* more than 0; 1: off */
+    double min_p;              /* least share of the likeliest id's probability; 0: off */
+    double repetition_penalty; /* divides positive and multiplies negative logits of ids seen before; 1: off */
+    uint64_t seed;
+} ingot_sampling;
+
 /** INGOT_ABI_VERSION as the library was built. */
 uint32_t ingot_abi_version(void);
 /** sizeof of a struct of this header as the library was built; 0 for an unknown one. */
@@ -179,6 +193,10 @@ ingot_status ingot_model_open(const char *path, ingot_model **model);
 void ingot_model_close(ingot_model *model);
 /** Describes the model. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *info);
+/** The bytes of a section by its name ("tokenizer", "chat", "meta", "certificate", ...), digest checked, valid while the
+ * model is open; *data is NULL and *size 0 if the file has none. Not for "weights".
+ * @return INGOT_ERROR_CHECKSUM, INGOT_ERROR_INVALID_ARGUMENT for a name that is none. */
+ingot_status ingot_model_section(const ingot_model *model, const char *name, const uint8_t **data, uint64_t *size);
 /** Describes tensor `tensor`. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_model_tensor_info(const ingot_model *model, uint32_t tensor, ingot_tensor_info *info);
 /** Writes rows [row_begin, row_end) of a weight or constant as float32 (rows, k) into out.
@@ -200,6 +218,21 @@ void ingot_session_destroy(ingot_session *session);
 ingot_status ingot_session_eval(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted);
 /** Logits of row `row` of the last eval, logits_width floats, owned by the session, NULL if there is none. */
 const float *ingot_session_logits(const ingot_session *session, uint32_t row);
+/** Feeds count tokens and chooses what follows. The last `drafted` of them are guesses: after each position the token is
+ * chosen as if it were the only one, and the guesses count as far as they agree; the session is cut back to them.
+ * chosen receives 1 to drafted + 1 ids and chosen_count their number: the guesses that agreed, then one that is new and
+ * not fed yet. The ids are those that feeding one token at a time would give. Logits are not kept.
+ * @param config struct_size must be set.
+ * @param history ids that a repetition penalty applies to besides those of this call; may be NULL where it is off.
+ * @param drafted less than count, and less than logits_rows.
+ * @return as ingot_session_eval, INGOT_ERROR_INTERNAL if the model gives no finite logit. */
+ingot_status ingot_session_step(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t drafted,
+                                const ingot_sampling *config, const int32_t *history, uint32_t history_count,
+                                int32_t *chosen, uint32_t *chosen_count);
+/** Chooses a token from the logits of row `row` of the last eval, for the position that keys the draw.
+ * @return INGOT_ERROR_WRONG_STATE if there is no such row, INGOT_ERROR_INTERNAL if it holds no finite logit. */
+ingot_status ingot_session_sample(ingot_session *session, uint32_t row, const ingot_sampling *config,
+                                  const int32_t *history, uint32_t history_count, uint64_t position, int32_t *token);
 /** A session at `position` (at most the parent's) of the same configuration, which shares the keys and values before it
  * without copying them; whoever writes to a shared block gets a copy of it. Parent and child may then be used by
  * different threads and be destroyed in any order. Fork from the thread that uses the parent.

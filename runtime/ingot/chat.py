@@ -7,18 +7,19 @@ import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
 
 from ingot.errors import FormatError, InvalidArgumentError, StateError
 from ingot.generation import Options
 
+TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
+    from typing import Any
+
     from ingot.session import Session
 
 __all__ = ["Chat", "ChatSettings", "Message", "render"]
 
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,8 @@ def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) 
 
 
 def _now(pattern: str) -> str:
+    from datetime import datetime
+
     return datetime.now().strftime(pattern)
 
 

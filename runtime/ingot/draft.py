@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ingot.errors import InvalidArgumentError
-from ingot.format import Section
 
+TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
     from ingot.model import Model
     from ingot.session import Session
@@ -44,8 +43,8 @@ def _common(ours: Sequence[int], theirs: Sequence[int]) -> int:
 
 def require_same_tokenizer(model: Model, draft: Model) -> None:
     """Raises: InvalidArgumentError if the two do not mean the same text by the same ids."""
-    digests = [one.section_digest(Section.TOKENIZER) for one in (model, draft)]
-    if digests[0] != digests[1]:
+    texts = [one.section_by_name("tokenizer") for one in (model, draft)]
+    if texts[0] != texts[1]:
         raise InvalidArgumentError(
             f"draft {draft.path.name} has another tokenizer than {model.path.name}: "
             "compress both from checkpoints of one family"

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+START_PROMPT, START_TOKENS = 8, 32
+
 
 class Engine(Protocol):
     """A loaded model that feeds token ids without sampling."""
@@ -56,13 +58,18 @@ def report_start(engine: Engine) -> None:
 
     The parent gives the time at which it started us; both clocks are the system's.
     """
-    begin = float(os.environ["INGOT_BENCHMARK_BEGIN"])
-    engine.feed(list(range(8)))
-    first = time.time() - begin
-    for token in range(31):
+    engine.feed(list(range(START_PROMPT)))
+    first = time.time()
+    for token in range(START_TOKENS - 1):
         engine.feed([token])
-    seconds = time.time() - begin
-    answer = {"first_s": first, "seconds": seconds, "resident_bytes": resident_bytes()}
+    print_start(first)
+
+
+def print_start(first: float) -> None:
+    """Print when the first token came and that the last one came now, since the parent's start."""
+    begin = float(os.environ["INGOT_BENCHMARK_BEGIN"])
+    seconds = {"first_s": first - begin, "seconds": time.time() - begin}
+    answer = {**seconds, "resident_bytes": resident_bytes()}
     print(json.dumps(answer), flush=True)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from ingot.errors import InvalidArgumentError, NotBuiltError
 from ingot.generation import Options
 from ingot.sampling import Sampling
+from ingot.session_config import KV_FORMATS
 
 __all__ = [
     "DRAFTED",
@@ -76,6 +77,12 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--draft", metavar="FILE", help="a small ingot with the same tokenizer that guesses"
+    )
+    parser.add_argument(
+        "--kv",
+        choices=tuple(KV_FORMATS),
+        default="auto",
+        help="how keys and values are kept (default auto: kv8)",
     )
 
 

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     speculate = args.speculate or (DRAFTED if args.draft else 0)
     with (
         Model(args.file, draft=args.draft) as model,
-        model.session(args.context, args.threads, speculate=speculate) as session,
+        model.session(args.context, args.threads, speculate=speculate, kv=args.kv) as session,
     ):
         chat = Chat(session, args.system)
         _ = model.tokenizer  # loaded while the user types, not after

@@ -17,8 +17,8 @@ from ingot.cli.arguments import (
     add_speculation,
     generation_options,
 )
-from ingot.generation import Stream
 from ingot.model import Model
+from ingot.stream import Stream
 
 __all__ = ["add_parser", "run"]
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     speculate = args.speculate or (DRAFTED if args.draft else 0)
     with (
         Model(args.file, draft=args.draft) as model,
-        model.session(args.context, args.threads, speculate=speculate) as session,
+        model.session(args.context, args.threads, speculate=speculate, kv=args.kv) as session,
     ):
         stream = session.begin(prompt, options)
         if args.json:

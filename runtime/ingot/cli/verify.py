@@ -7,18 +7,19 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ingot._native import BACKENDS
+from ingot._numpy_start import np
 from ingot.cli.arguments import Subparsers, add_backend, add_command, add_file, require_backend
 from ingot.container import Container
 from ingot.format import Rows, Section
 from ingot.model import Model
 from ingot.reference import check_conformance, check_operations
 from ingot.session import Session
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["add_parser", "run"]
 
