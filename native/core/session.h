@@ -3,6 +3,7 @@
 #ifndef INGOT_SESSION_H
 #define INGOT_SESSION_H
 
+#include "core/kv_state.h"
 #include "core/model.h"
 #include "core/pool.h"
 #include "core/sample.h"
@@ -16,6 +17,9 @@ typedef struct ingot_pick {
 #include "core/profile.h"
 
 enum { INGOT_DECODE_TOKENS = 8 }; /* passes of at most these run on the threads of decoding */
+
+/* Fewer tokens than this split attention over the context as well. */
+enum { INGOT_SPLIT_TOKENS = 4 };
 
 /* What one thread writes without asking anybody. */
 typedef struct ingot_thread_area {
@@ -40,6 +44,7 @@ typedef struct ingot_activation_place {
 struct ingot_session {
     ingot_model *model;
     ingot_pool *pool;
+    ingot_session_config config; /* as given; forks take the same */
     uint64_t process;
     uint32_t context, capacity, chunk, logits_rows;
     uint32_t threads, prefill_threads; /* of a pass of few tokens, and of a longer one */
@@ -51,8 +56,9 @@ struct ingot_session {
     uint64_t memory_size;
     ingot_memory_info info;
     ingot_activation_place *places; /* by tensor id */
-    uint16_t **keys;                /* by state index */
-    uint16_t **values;
+    ingot_kv_state kv;
+    float *partials;            /* attention: results of runs, (kv_heads, runs, rows, state) */
+    _Atomic uint32_t *arrivals; /* attention: runs of a KV head that are done */
     int8_t *a; /* quantized rows of a chunk: (chunk, widest_k) */
     float *a_scale;
     int32_t *a_sum;
@@ -73,6 +79,9 @@ struct ingot_session {
     ingot_profile *profile; /* NULL while off */
 };
 
+/** Opens a session; with a parent one of its family, of the parent's sizes. */
+ingot_status ingot_session_open(ingot_model *model, const ingot_session_config *config, const ingot_session *parent,
+                                ingot_session **session);
 /** Checks for use from a second thread or a forked child and takes the session. */
 ingot_status ingot_session_enter(ingot_session *session);
 void ingot_session_leave(ingot_session *session);

@@ -20,6 +20,7 @@ extern "C" {
 /* cffi: begin */
 
 #define INGOT_ABI_VERSION 1
+#define INGOT_KV_LAYOUT 1 /* of the blocks that ingot_session_block_read copies */
 
 /** Bands: 1-19 caller, 20-39 file, 40-59 resources, 60-79 hardware, 90 internal. */
 typedef enum ingot_status {
@@ -65,6 +66,14 @@ typedef enum ingot_struct {
     INGOT_STRUCT_TOPOLOGY_INFO = 8
 } ingot_struct;
 
+/** How a session keeps keys and values. */
+typedef enum ingot_kv_format {
+    INGOT_KV_AUTO = 0, /* kv8 */
+    INGOT_KV_F16 = 1,  /* the reference */
+    INGOT_KV_KV8 = 2,  /* int8, one float16 scale per position and head */
+    INGOT_KV_K8V4 = 3  /* keys as kv8 but rotated, values of 4 bits; head sizes that are powers of two */
+} ingot_kv_format;
+
 typedef struct ingot_model ingot_model;
 typedef struct ingot_session ingot_session;
 
@@ -99,6 +108,7 @@ typedef struct ingot_session_config {
     uint32_t logits_rows;    /* most positions per call whose logits are kept; 0: 1 */
     uint32_t threads;        /* of passes of up to 8 tokens, 1 to 64; 0: one per big core that this process may use */
     uint32_t prefill_threads; /* of longer passes, 1 to 64; 0: as threads */
+    uint32_t kv_format;      /* enum ingot_kv_format */
     uint64_t memory_limit;   /* bytes that model and session may take together; 0: no limit */
 } ingot_session_config;
 
@@ -264,6 +274,11 @@ ingot_status ingot_session_step(ingot_session *session, const int32_t *tokens, u
  * @return INGOT_ERROR_WRONG_STATE if there is no such row, INGOT_ERROR_INTERNAL if it holds no finite logit. */
 ingot_status ingot_session_sample(ingot_session *session, uint32_t row, const ingot_sampling *config,
                                   const int32_t *history, uint32_t history_count, uint64_t position, int32_t *token);
+/** A session at `position` (at most the parent's) of the same configuration, which shares the keys and values before it
+ * without copying them; whoever writes to a shared block gets a copy of it. Parent and child may then be used by
+ * different threads and be destroyed in any order. Fork from the thread that uses the parent.
+ * @return as ingot_session_create; INGOT_ERROR_INVALID_ARGUMENT for a position that the parent does not hold. */
+ingot_status ingot_session_fork(ingot_session *session, uint32_t position, ingot_session **child);
 /** Tokens fed so far. */
 uint32_t ingot_session_position(const ingot_session *session);
 /** Forgets all positions from `position` on. */
@@ -273,6 +288,19 @@ ingot_status ingot_session_truncate(ingot_session *session, uint32_t position);
 void ingot_session_cancel(ingot_session *session);
 /** Bytes that the session took. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_session_memory(const ingot_session *session, ingot_memory_info *info);
+/** The format in use, never INGOT_KV_AUTO. */
+uint32_t ingot_session_kv_format(const ingot_session *session);
+/** Bytes of one block of 64 positions, as the next two copy it: the same for all sessions of one model and format. */
+uint64_t ingot_session_block_bytes(const ingot_session *session);
+/** Copies block `block` out. @return INGOT_ERROR_WRONG_STATE if the session does not hold it (behind the position, or
+ * left behind by a window). */
+ingot_status ingot_session_block_read(ingot_session *session, uint32_t block, uint8_t *out, uint64_t size);
+/** Puts a block into a session whose position is 0; ingot_session_resume then moves the position.
+ * The bytes must come from ingot_session_block_read of the same model, format and library. */
+ingot_status ingot_session_block_write(ingot_session *session, uint32_t block, const uint8_t *data, uint64_t size);
+/** Takes up a session at `position` after its blocks were written.
+ * @return INGOT_ERROR_WRONG_STATE if a block is missing that the next token sees. */
+ingot_status ingot_session_resume(ingot_session *session, uint32_t position);
 /** Like eval of at most one chunk, but runs only the first `instructions` and does not advance the position. */
 ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted,
                                  uint32_t instructions);
