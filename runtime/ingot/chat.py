@@ -6,10 +6,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from ingot.errors import FormatError, InvalidArgumentError, StateError
 from ingot.generation import Options
+from ingot.record import Record
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
@@ -22,15 +23,14 @@ __all__ = ["Chat", "ChatSettings", "Message", "render"]
 Message = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatSettings:
+class ChatSettings(Record):
     """The chat section of a file."""
 
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     add_bos: bool = False
     chat_template: str | None = None
-    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    special_tokens: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def from_json(cls, data: object) -> ChatSettings:

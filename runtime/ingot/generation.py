@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
-
 from ingot.errors import InvalidArgumentError
+from ingot.record import Record
 from ingot.sampling import Sampling
 from ingot.stopping import StopStrings
 
@@ -14,25 +12,29 @@ TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
     from typing import Any
 
+SPECULATIONS = ("auto", "lookup", "off")
+
 __all__ = ["Generation", "Options", "Stats"]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Record):
     """What ends a generation and how its tokens are drawn.
 
     max_tokens None goes on until a stop or until the context is full.
     stop are strings that end the text and are not part of it; stop_ids add to the file's own.
     text False gives token ids only, and leaves the tokenizer alone.
+    speculate, in a session that was opened with it: "auto" guesses by the draft model if there is
+    one, else by lookup; "lookup" always by lookup; "off" not at all. The tokens are the same.
 
     Raises: InvalidArgumentError for a value that makes no sense.
     """
 
     max_tokens: int | None = None
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     text: bool = True
+    speculate: str = "auto"
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -41,13 +43,16 @@ class Options:
         if limit is not None and (not whole or limit < 1):
             raise InvalidArgumentError(f"max_tokens is {limit!r}, expected at least 1 or None")
         StopStrings(self.stop)
+        if self.speculate not in SPECULATIONS:
+            raise InvalidArgumentError(
+                f"speculate is {self.speculate!r}, expected one of {', '.join(SPECULATIONS)}"
+            )
         for token in self.stop_ids:
             if not isinstance(token, int) or isinstance(token, bool) or token < 0:
                 raise InvalidArgumentError(f"stop id {token!r}: expected a token id")
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(Record):
     """Figures of one generation. Units: seconds, bytes, tokens per second.
 
     decode counts the tokens after the first, a stop id among them; token_seconds_p50 and _p99 are
@@ -80,7 +85,7 @@ class Stats:
 
     def to_json(self) -> dict[str, float | int]:
         """Return all figures by name."""
-        figures: dict[str, float | int] = dataclasses.asdict(self)
+        figures: dict[str, float | int] = self.fields()
         figures["prefill_tokens_per_second"] = self.prefill_tokens_per_second
         figures["decode_tokens_per_second"] = self.decode_tokens_per_second
         return figures
@@ -95,8 +100,7 @@ class Stats:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(Record):
     """A finished generation. finish_reason: length, stop_id, stop_string, context or cancelled."""
 
     text: str

@@ -6,11 +6,11 @@ from __future__ import annotations
 import functools
 import json
 import os
-from dataclasses import dataclass
 
 from ingot._native import Native, native
 from ingot.chat import ChatSettings
 from ingot.errors import FormatError, InvalidArgumentError, StateError
+from ingot.record import Record
 from ingot.session import Session
 from ingot.session_config import SessionConfig
 from ingot.tokenizer import Detokenizer, NoText, Tokenizer
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryPlan", "Model", "ModelInfo"]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Record):
     """Sizes of a model; the names are those of ingot_model_info."""
 
     tensor_count: int
@@ -46,8 +45,7 @@ class ModelInfo:
     weight_bytes_per_token: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
+class MemoryPlan(Record):
     """Planned bytes of a model and one session at full chunk, the threads' own buffers apart."""
 
     context: int
@@ -277,7 +275,7 @@ def _model_info(library: Native, handle: Any) -> ModelInfo:
     """Ask the library for a model's sizes."""
     info = library.struct("ingot_model_info")
     library.check(library.lib.ingot_model_info_get(handle, info))
-    return ModelInfo(*(int(getattr(info, name)) for name in ModelInfo.__slots__))
+    return ModelInfo(*(int(getattr(info, name)) for name in ModelInfo.names))
 
 
 def _parse(data: bytes, name: str) -> Any:

@@ -9,17 +9,15 @@ Each filter sees the distribution that the one before it left, renormalized. The
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ingot.errors import InvalidArgumentError
+from ingot.record import Record
 
 __all__ = ["Sampling"]
 
 _SEEDS = 1 << 64
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Record):
     """How tokens are drawn; the default is greedy.
 
     temperature 0 takes the most likely token, and the filters then change nothing.

@@ -87,6 +87,7 @@ class Session:
         seed: int | None = None,
         stop: Sequence[str] = (),
         stop_ids: Sequence[int] = (),
+        speculate: str = "auto",
     ) -> Stream:
         """Feed a prompt after what the session holds and yield the answer in whole characters.
 
@@ -95,7 +96,8 @@ class Session:
             that the model does not have; ContextFullError if it does not fit (nothing is fed then).
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        return self.begin(prompt, Options(max_tokens, sampling, _stops(stop), tuple(stop_ids)))
+        ends = (_stops(stop), tuple(stop_ids))
+        return self.begin(prompt, Options(max_tokens, sampling, *ends, speculate=speculate))
 
     def generate(
         self,
@@ -110,12 +112,13 @@ class Session:
         seed: int | None = None,
         stop: Sequence[str] = (),
         stop_ids: Sequence[int] = (),
+        speculate: str = "auto",
     ) -> Generation:
         """As stream(), but returns when all is done."""
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        return self.begin(
-            prompt, Options(max_tokens, sampling, _stops(stop), tuple(stop_ids))
-        ).result()
+        ends = (_stops(stop), tuple(stop_ids))
+        options = Options(max_tokens, sampling, *ends, speculate=speculate)
+        return self.begin(prompt, options).result()
 
     def begin(self, prompt: str | TokenIds, options: Options) -> Stream:
         """Start a generation; an unfinished one of this thread ends here. Raises: as stream()."""
@@ -273,7 +276,7 @@ class Session:
         """Return what the session takes, in bytes."""
         info = self._native.struct("ingot_memory_info")
         self._native.check(self._native.lib.ingot_session_memory(self._passes.handle, info))
-        return MemoryInfo(*(int(getattr(info, name)) for name in MemoryInfo.__slots__))
+        return MemoryInfo(*(int(getattr(info, name)) for name in MemoryInfo.names))
 
     def stream_bandwidth(self, pattern: int) -> float:
         """Return the gigabytes per second of reading all weights once with the session's threads.
@@ -342,15 +345,23 @@ class Session:
                 self._ahead = []
                 self._passes.cut(len(self._passes.tokens))
 
-    def speculator(self) -> Speculator | None:
-        """Return what guesses for one generation; None if the session was opened without."""
-        if self.most_drafted <= 0:
+    def speculator(self, options: Options, sampling: Sampling) -> Speculator | None:
+        """Return what guesses for one generation, None for nothing.
+
+        Raises: InvalidArgumentError if lookup is wanted and the session was opened without.
+        """
+        if self.most_drafted <= 0 or options.speculate == "off":
+            if options.speculate == "lookup":
+                raise InvalidArgumentError(
+                    "speculate='lookup': open the session with model.session(speculate=8)"
+                )
             return None
         from ingot.draft import DraftModelDrafter
         from ingot.speculation import LookupDrafter, Speculator
 
-        drafter = LookupDrafter() if self._draft is None else DraftModelDrafter(self._draft)
-        return Speculator(drafter, self.most_drafted)
+        if self._draft is None or options.speculate == "lookup":
+            return Speculator(LookupDrafter(), self.most_drafted)
+        return Speculator(DraftModelDrafter(self._draft, sampling), self.most_drafted)
 
     def _open_draft(self, config: SessionConfig) -> Session | None:
         """Open a session of the draft model with our threads, if there is one and it is wanted."""

@@ -6,10 +6,10 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ingot._native import Native
 from ingot.errors import InvalidArgumentError
+from ingot.record import Record
 from ingot.sampling import Sampling
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
@@ -38,8 +38,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
+class SessionConfig(Record):
     """What a session reserves; 0 takes the plan's figure, every CPU, or no limit.
 
     context positions; chunk tokens per pass; logits_rows positions per pass whose logits are kept;
@@ -66,8 +65,7 @@ class SessionConfig:
         return max(self.logits_rows, self.speculate + 1) if self.speculate else self.logits_rows
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryInfo:
+class MemoryInfo(Record):
     """Bytes that a session takes."""
 
     threads: int

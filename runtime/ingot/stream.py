@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections import deque
@@ -28,7 +27,7 @@ class Stream(Iterator[str]):
         """Made by Session.stream and Session.begin."""
         sampling = options.sampling
         if sampling.temperature > 0.0 and sampling.seed is None:
-            sampling = dataclasses.replace(sampling, seed=int.from_bytes(os.urandom(8), "little"))
+            sampling = sampling.replace(seed=int.from_bytes(os.urandom(8), "little"))
         self.sampling = sampling
         self.prompt_token_ids = tuple(prompt)
         self.token_ids: list[int] = []
@@ -39,7 +38,7 @@ class Stream(Iterator[str]):
         self._figures = _Figures(len(prompt), session.model.info.weight_bytes_per_token)
         self._stops = StopStrings(options.stop)
         self._stop_ids = frozenset((*session.model.chat.eos_token_ids, *options.stop_ids))
-        self._speculator = session.speculator()
+        self._speculator = session.speculator(options, sampling)
         self._ready: deque[int] = deque()
         self._pieces = self._run()
 

@@ -11,8 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+
+TYPE_CHECKING = False  # as in typing, whose import takes longer than the rest of a start
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
 START_PROMPT, START_TOKENS = 8, 32
 
@@ -29,9 +33,10 @@ class Engine(Protocol):
 
 def resident_bytes() -> int:
     """Return the most memory that this process had resident (Linux)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     raise RuntimeError("no VmHWM in the process status")
 
 
