@@ -40,7 +40,15 @@ __all__ = [
     "used_isa",
 ]
 
-ISA_NAMES = {1: "ref", 2: "avx2", 4: "avxvnni", 8: "avx512vnni", 16: "neon", 32: "neon_dotprod"}
+ISA_NAMES = {
+    1: "ref",
+    2: "avx2",
+    4: "avxvnni",
+    8: "avx512vnni",
+    16: "neon",
+    32: "neon_dotprod",
+    64: "neon_i8mm",
+}
 # The reference's float32 weights stay in memory if they take at most this share of what is free.
 KEPT_SHARE = 0.5
 

@@ -49,7 +49,8 @@ typedef enum ingot_isa {
     INGOT_ISA_AVXVNNI = 4,
     INGOT_ISA_AVX512VNNI = 8,
     INGOT_ISA_NEON = 16,
-    INGOT_ISA_NEON_DOTPROD = 32
+    INGOT_ISA_NEON_DOTPROD = 32,
+    INGOT_ISA_NEON_I8MM = 64
 } ingot_isa;
 
 typedef enum ingot_struct {
