@@ -27,21 +27,31 @@ static const float *normalized_row(const ingot_lane *lane, const ingot_step *ste
 /* As far as any format's group reaches; at most the model's widest_k. */
 static uint32_t quantized_width(uint32_t k) { return (k + 127) / 128 * 128; }
 
+/* How the parts in work want their activations: per 32 k, or per token (t2). A linear of both goes over its parts twice
+ * with the same buffers. */
+static bool wants(const ingot_linear_part *part, bool per_token) {
+    return (part->dtype == INGOT_DTYPE_T2) == per_token;
+}
+
+static ingot_quantize_fn quantizer(const ingot_lane *lane, bool per_token) {
+    return per_token ? ingot_quantize_token : lane->session->model->rows.quantize;
+}
+
 static void pad_row(const float *x, uint32_t k, uint32_t k_padded, float *out) {
     memcpy(out, x, k * sizeof(float));
     memset(out + k, 0, (k_padded - k) * sizeof(float));
 }
 
 /* One token: every thread prepares the row for itself, which is cheaper than waiting for another. */
-static linear_input prepare_single(ingot_lane *lane, const ingot_step *step) {
+static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, bool per_token) {
     const ingot_session *session = lane->session;
     const ingot_thread_area *area = lane->area;
     const uint32_t k = session->places[step->inputs[0]].width;
     ingot_lane_synchronize(lane);
     bool norm_here = step->absorbed_norm >= 0 && !session->tracing;
     const float *x = norm_here ? normalized_row(lane, step) : ingot_row(session, step->inputs[0], 0);
-    if (step->quantizes) {
-        session->model->rows.quantize(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);
+    if (per_token || step->quantizes) {
+        quantizer(lane, per_token)(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);
     }
     if (step->reads_float && k % 32 != 0) {
         float *padded = area->row; /* as wide as any padded row, see program.c; x may be the same row */
@@ -54,10 +64,11 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step) {
     return (linear_input){.a = area->a, .a_scale = area->a_scale, .a_sum = area->a_sum, .x = x};
 }
 
-static void quantize_row(const ingot_session *session, const ingot_step *step, uint32_t k, uint32_t row) {
+static void quantize_row(const ingot_lane *lane, const ingot_step *step, bool per_token, uint32_t k, uint32_t row) {
+    const ingot_session *session = lane->session;
     const size_t wide = session->model->widest_k, groups = row * (wide / 32);
-    session->model->rows.quantize(ingot_row(session, step->inputs[0], row), k, quantized_width(k),
-                                  session->a + row * wide, session->a_scale + groups, session->a_sum + groups);
+    quantizer(lane, per_token)(ingot_row(session, step->inputs[0], row), k, quantized_width(k), session->a + row * wide,
+                               session->a_scale + groups, session->a_sum + groups);
 }
 
 /* The rows [begin, end) of one panel, which are in the cache. */
@@ -77,12 +88,12 @@ static void pack_panel(const ingot_session *session, uint32_t k, uint32_t begin,
 static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* Several tokens: the rows are shared out, panel by panel. */
-static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m) {
+static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
     ingot_session *session = lane->session;
     const ingot_model *model = session->model;
     const uint32_t k = session->places[step->inputs[0]].width, wide = model->widest_k;
     const bool pads = step->reads_float && k % 32 != 0;
-    const bool packs = step->reads_panels && m >= INGOT_PANEL_FROM;
+    const bool packs = (per_token || step->quantizes) && step->reads_panels && m >= INGOT_PANEL_FROM;
     linear_input input = {
         .a = session->a,
         .a_scale = session->a_scale,
@@ -93,7 +104,8 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
         .s_stride = wide / 32,
         .x_stride = pads ? model->padded_float_k : session->places[step->inputs[0]].stride,
     };
-    if (!step->quantizes && !pads) {
+    const bool quantizes = per_token || step->quantizes;
+    if (!quantizes && !pads) {
         return input;
     }
     const uint32_t run = packs ? INGOT_PANEL_TOKENS : 1;
@@ -103,8 +115,8 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
         for (uint32_t begin = first * run, end; begin < smaller(last * run, m); begin = end) {
             end = smaller(begin + run, m);
             for (uint32_t row = begin; row < end; row++) {
-                if (step->quantizes) {
-                    quantize_row(session, step, k, row);
+                if (quantizes) {
+                    quantize_row(lane, step, per_token, k, row);
                 }
                 if (pads) {
                     pad_row(ingot_row(session, step->inputs[0], row), k, model->padded_float_k,
@@ -119,6 +131,26 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     return input;
 }
 
+/* In blocks that the compiler holds in registers: `to` may be `add`, so that it must not mix them up. */
+static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
+    uint32_t i = 0;
+    for (; i + INGOT_TILE_ROWS <= count; i += INGOT_TILE_ROWS) {
+        float value[INGOT_TILE_ROWS];
+        memcpy(value, from + i, sizeof value);
+        for (uint32_t j = 0; j < INGOT_TILE_ROWS && bias != NULL; j++) {
+            value[j] += bias[i + j];
+        }
+        for (uint32_t j = 0; j < INGOT_TILE_ROWS && add != NULL; j++) {
+            value[j] += add[i + j];
+        }
+        memcpy(to + i, value, sizeof value);
+    }
+    for (; i < count; i++) {
+        const float value = bias != NULL ? from[i] + bias[i] : from[i];
+        to[i] = add != NULL ? value + add[i] : value;
+    }
+}
+
 /* Accumulators of `count` columns from column0: bias, residual, store. */
 static void finish_plain(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
                          const float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
@@ -126,15 +158,9 @@ static void finish_plain(const ingot_session *session, const ingot_step *step, c
     uint32_t place = 1 + step->part_count + (part->bias != NULL ? step->part_count : 0);
     uint32_t residual_tensor = residual ? step->inputs[place] : 0;
     for (uint32_t row = 0; row < m; row++) {
-        const float *from = accumulators + row * stride;
-        float *to = ingot_row(session, part->output, row) + column0;
-        const float *bias = part->bias != NULL ? part->bias + column0 : NULL;
-        const float *add = residual ? ingot_row(session, residual_tensor, row) + column0 : NULL;
-        for (uint32_t i = 0; i < count; i++) {
-            float value = from[i];
-            value = bias != NULL ? value + bias[i] : value;
-            to[i] = add != NULL ? value + add[i] : value;
-        }
+        finish_row(accumulators + row * stride, part->bias != NULL ? part->bias + column0 : NULL,
+                   residual ? ingot_row(session, residual_tensor, row) + column0 : NULL, count,
+                   ingot_row(session, part->output, row) + column0);
     }
 }
 
@@ -163,6 +189,8 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
     ingot_linear_args args = {
         .weights = part->weights,
         .tile_bytes = part->tile_bytes,
+        .tile_offsets = part->tile_offsets,
+        .layout = part->layout,
         .k = part->k,
         .group = part->group,
         .tile_begin = tile_begin,
@@ -192,13 +220,16 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
     finish_plain(session, step, part, args.out, stride, m, column, count);
 }
 
-/* Items of all parts are numbered through; a run of them is cut at the parts' borders and at what the tile buffer holds. */
+/* Items of the parts in work are numbered through; a run of them is cut at the parts' borders and at what the tile buffer holds. */
 static void run_items(const ingot_lane *lane, const ingot_step *step, const linear_input *input, uint32_t m,
-                      uint32_t unit, uint32_t begin, uint32_t end) {
+                      uint32_t unit, bool per_token, uint32_t begin, uint32_t end) {
     uint32_t most = lane->session->tile_floats / (INGOT_TILE_ROWS * m);
     most -= most % unit;
     for (uint32_t p = 0; p < step->part_count && begin < end; p++) {
         const ingot_linear_part *part = &step->parts[p];
+        if (!wants(part, per_token)) {
+            continue;
+        }
         uint32_t units = part->tiles / unit;
         uint32_t stop = end < units ? end : units;
         for (uint32_t tile = begin * unit; tile < stop * unit; tile += most) {
@@ -210,18 +241,27 @@ static void run_items(const ingot_lane *lane, const ingot_step *step, const line
     }
 }
 
-void ingot_op_linear(ingot_lane *lane, const ingot_step *step) {
-    const uint32_t m = ingot_row_count(lane->session, step->inputs[0]);
+static void run_parts(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
     const uint32_t unit = step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
     uint32_t items = 0, begin, end;
     for (uint32_t p = 0; p < step->part_count; p++) {
-        items += step->parts[p].tiles / unit;
+        items += wants(&step->parts[p], per_token) ? step->parts[p].tiles / unit : 0;
     }
-    linear_input input = m == 1 ? prepare_single(lane, step) : prepare_many(lane, step, m);
+    linear_input input = m == 1 ? prepare_single(lane, step, per_token) : prepare_many(lane, step, m, per_token);
     /* Kernels of panels take two tiles at a time. */
     const uint32_t grain = input.panels != NULL && unit == 1 ? 2 : 1;
     ingot_lane_share(lane);
     while (ingot_lane_take(lane, items, grain, &begin, &end)) {
-        run_items(lane, step, &input, m, unit, begin, end);
+        run_items(lane, step, &input, m, unit, per_token, begin, end);
+    }
+}
+
+void ingot_op_linear(ingot_lane *lane, const ingot_step *step) {
+    const uint32_t m = ingot_row_count(lane->session, step->inputs[0]);
+    if (step->quantizes || step->reads_float) {
+        run_parts(lane, step, m, false);
+    }
+    if (step->quantizes_tokens) {
+        run_parts(lane, step, m, true);
     }
 }

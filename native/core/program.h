@@ -21,8 +21,10 @@ typedef struct ingot_linear_part {
     const int8_t *codebook;
     const float *bias; /* NULL without */
     uint64_t tile_bytes;
+    const uint64_t *tile_offsets; /* sparse, owned; NULL: dense */
     uint32_t dtype;
     bool reads_panels; /* of int8 activations, where there are some */
+    uint32_t layout;
     uint32_t n;     /* outputs, without padding */
     uint32_t tiles; /* of 16 rows */
     uint32_t k;     /* padded to the format's group */
@@ -39,7 +41,8 @@ typedef struct ingot_step {
     const void *parameters;
     uint32_t part_count; /* linear */
     uint32_t epilogue;
-    bool quantizes;        /* linear: some part reads int8 activations */
+    bool quantizes;        /* linear: some part reads int8 activations with a scale per 32 k */
+    bool quantizes_tokens; /* linear: some part (t2) reads them with a scale per token */
     bool reads_float;      /* linear: some part reads float activations */
     bool reads_panels;     /* linear: some part reads int8 activations as panels */
     uint32_t state_index;  /* attention: its place in the session's list */

@@ -7,7 +7,7 @@
  * A NaN is no candidate for `largest`; it and an infinity become 127 (an infinity with an infinite scale).
  * Elements from k to k_padded (a multiple of 32) count as 0. a is never -128.
  * Shapes: x (k) f32, read to k only; a (k_padded) int8; a_scale, a_sum (k_padded / 32).
- * ingot_quantize_token is the same with one group that is the whole row: a_scale (1), a_sum still per 32 (for t2).
+ * ingot_quantize_token takes `largest` over the whole row: one scale, repeated in a_scale; a_sum per 32 (t2).
  * Exact: the same bits on every ISA. Thread-safe; split by rows. Not in place. No alignment needed. Source: our own. */
 #ifndef INGOT_KERNELS_QUANTIZE_H
 #define INGOT_KERNELS_QUANTIZE_H
