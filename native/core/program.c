@@ -27,6 +27,8 @@ static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint
     part->codebook = record->codebook;
     part->delta = record->delta;
     part->dtype = record->dtype;
+    part->layout = record->layout;
+    part->reads_panels = record->dtype != INGOT_DTYPE_F16 && (isa & INGOT_PANEL_LEVELS) != 0;
     part->n = (uint32_t)record->shape[0];
     part->tiles = round_up(part->n, INGOT_TILE_ROWS) / INGOT_TILE_ROWS;
     part->k = round_up((uint32_t)record->shape[1], group);
@@ -52,7 +54,10 @@ static ingot_status prepare_linear(ingot_model *model, ingot_step *step) {
         }
         bool floats = part->dtype == INGOT_DTYPE_F16;
         step->reads_float |= floats;
-        step->quantizes |= !floats;
+        step->quantizes_tokens |= part->dtype == INGOT_DTYPE_T2;
+        step->quantizes |= !floats && part->dtype != INGOT_DTYPE_T2;
+        step->reads_panels |= part->reads_panels;
+        model->reads_panels |= part->reads_panels;
         uint32_t k = (uint32_t)model->file.tensors[step->inputs[1 + p]].shape[1];
         model->widest_k = larger(model->widest_k, round_up(k, 128));
         if (floats && k % 32 != 0) {

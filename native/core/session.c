@@ -18,6 +18,8 @@ static void *carve(carver *state, uint64_t bytes) {
     return place;
 }
 
+static uint32_t round_up(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
+
 static uint64_t state_bytes(const ingot_model *model, uint64_t capacity) {
     uint64_t bytes = 0;
     for (uint32_t index = 0; index < model->state_count; index++) {
@@ -73,6 +75,9 @@ static void carve_all(ingot_session *session, carver *state) {
     session->a = carve(state, (uint64_t)session->chunk * model->widest_k);
     session->a_scale = carve(state, (uint64_t)session->chunk * (model->widest_k / 32) * sizeof(float));
     session->a_sum = carve(state, (uint64_t)session->chunk * (model->widest_k / 32) * sizeof(int32_t));
+    session->panel_bytes = (size_t)model->widest_k / 32 * INGOT_PANEL_BLOCK_BYTES;
+    uint64_t panels = model->reads_panels ? round_up(session->chunk, INGOT_PANEL_TOKENS) / INGOT_PANEL_TOKENS : 0;
+    session->panels = carve(state, panels * session->panel_bytes);
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
     for (uint32_t thread = 0; thread < session->threads; thread++) {
         carve_area(session, state, &session->areas[thread]);
@@ -82,8 +87,6 @@ static void carve_all(ingot_session *session, carver *state) {
     info->state_bytes = state->used - info->arena_bytes - info->scratch_bytes;
     info->total_bytes = state->used + info->weights_bytes;
 }
-
-static uint32_t round_up(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
 
 static ingot_status read_config(ingot_session *session, const ingot_session_config *config) {
     const ingot_plan_header *plan = session->model->file.plan;

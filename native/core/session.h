@@ -42,6 +42,8 @@ struct ingot_session {
     int8_t *a; /* quantized rows of a chunk: (chunk, widest_k) */
     float *a_scale;
     int32_t *a_sum;
+    uint8_t *panels; /* the same rows as panels of linear.h; NULL where no kernel reads them */
+    size_t panel_bytes;
     float *padded; /* (chunk, padded_float_k) */
     uint32_t tile_floats;
     ingot_thread_area areas[INGOT_MAX_THREADS];

@@ -61,6 +61,9 @@ class Stats:
     decode_seconds: float = 0.0
     first_token_seconds: float = 0.0
     weight_bytes_read: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    decode_passes: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -130,6 +133,10 @@ class Stream(Iterator[str]):
         self._dropped = False
         self._started = time.perf_counter()
         self._stops = StopStrings(options.stop)
+        self._speculator = session.speculator()
+        self._last_pass = (0, 0.0)  # tokens drafted for it, seconds
+        self._accepted = 0  # of them, so far
+        self._fed = False
         self._stop_ids = frozenset((*session.model.chat.eos_token_ids, *options.stop_ids))
         self._pieces = self._run()
 
@@ -217,7 +224,7 @@ class Stream(Iterator[str]):
         if token in self._stop_ids:
             self._finish("stop_id")
             return False
-        session.keep(token)
+        self._fed = session.keep(token)
         self.token_ids.append(token)
         return True
 
@@ -234,17 +241,44 @@ class Stream(Iterator[str]):
         return self.finish_reason is not None
 
     def _decode(self) -> NDArray[np.float32] | None:
-        """Feed the token just taken; returns the logits after it."""
+        """Return the logits after the token just taken; a pass feeds it unless a draft was it."""
         begin = time.perf_counter()
-        _, logits = self._session.feed_pending(())
+        if self._fed:
+            logits: NDArray[np.float32] | None = self._session.kept_logits()
+            self._accepted += 1
+            stats = dataclasses.replace(self.stats, accepted_tokens=self.stats.accepted_tokens + 1)
+        else:
+            logits, stats = self._pass(begin)
         self.stats = dataclasses.replace(
-            self.stats,
-            decode_tokens=self.stats.decode_tokens + 1,
-            decode_seconds=self.stats.decode_seconds + time.perf_counter() - begin,
-            weight_bytes_read=self.stats.weight_bytes_read
-            + self._session.model.info.weight_bytes_per_token,
+            stats,
+            decode_tokens=stats.decode_tokens + 1,
+            decode_seconds=stats.decode_seconds + time.perf_counter() - begin,
         )
         return logits
+
+    def _pass(self, begin: float) -> tuple[NDArray[np.float32] | None, Stats]:
+        """Feed the token just taken and drafts of what follows; returns logits and new figures."""
+        drafts = self._drafts()
+        _, logits = self._session.feed_pending((), drafts)
+        self._last_pass, self._accepted = (len(drafts), time.perf_counter() - begin), 0
+        read = self._session.model.info.weight_bytes_per_token
+        return logits, dataclasses.replace(
+            self.stats,
+            decode_passes=self.stats.decode_passes + 1,
+            drafted_tokens=self.stats.drafted_tokens + len(drafts),
+            weight_bytes_read=self.stats.weight_bytes_read + read,
+        )
+
+    def _drafts(self) -> list[int]:
+        """Return what to try in the next pass: never beyond the context or what is asked for."""
+        if self._speculator is None:
+            return []
+        if self.stats.decode_passes:
+            self._speculator.record(self._last_pass[0], self._accepted, self._last_pass[1])
+        room = self._session.context - self._session.token_count
+        if self._options.max_tokens is not None:
+            room = min(room, self._options.max_tokens - len(self.token_ids) - 1)
+        return self._speculator.draft(self._session.token_ids, max(room, 0))
 
     def _finish(self, reason: str) -> None:
         if self.finish_reason is None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ingot._native import Native, native
 from ingot.chat import ChatSettings
+from ingot.draft import require_same_tokenizer
 from ingot.errors import FormatError, InvalidArgumentError, StateError, StorageError
 from ingot.format import Header, PeakRecord, PlanHeader, Rule, Section, SectionRecord
 from ingot.session import Session
@@ -67,10 +68,13 @@ class MemoryPlan:
 class Model:
     """A mapped and validated file. May be shared by any number of sessions and threads."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Map and check a file.
+    def __init__(
+        self, path: str | os.PathLike[str], draft: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Map and check a file, and a smaller one that guesses for it, with the same tokenizer.
 
-        Raises: FormatError naming the broken rule; StorageError if it cannot be read;
+        Raises: InvalidArgumentError if the draft's tokenizer is another;
+            FormatError naming the broken rule; StorageError if it cannot be read;
             HardwareError if INGOT_FORCE_ISA names what this CPU lacks.
         """
         self.path = Path(path)
@@ -80,6 +84,9 @@ class Model:
         self._handle: Any = self.native.ffi.gc(handle[0], self.native.lib.ingot_model_close)
         self.info = _model_info(self.native, self._handle)
         self._sections = _section_table(self.path)
+        self.draft = Model(draft) if draft is not None else None
+        if self.draft is not None:
+            require_same_tokenizer(self, self.draft)
 
     def __enter__(self) -> Model:
         """Return the model; leaving the block closes it."""
@@ -99,6 +106,8 @@ class Model:
         if self._handle is not None:
             self.native.ffi.release(self._handle)
             self._handle = None
+        if self.draft is not None:
+            self.draft.close()
 
     def session(
         self,
@@ -107,14 +116,18 @@ class Model:
         chunk: int = 0,
         logits_rows: int = 1,
         memory_limit: int = 0,
+        speculate: int = 0,
     ) -> Session:
         """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
 
-        Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes.
+        Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes,
+        speculate in tokens drafted per pass (8 is a good figure; the text stays the same).
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        return Session(self, SessionConfig(context, chunk, logits_rows, threads, memory_limit))
+        return Session(
+            self, SessionConfig(context, chunk, logits_rows, threads, memory_limit, speculate)
+        )
 
     @property
     def handle(self) -> Any:
@@ -191,6 +204,10 @@ class Model:
                 Rule.SECTION_DIGEST,
             )
         return data
+
+    def section_digest(self, kind: Section) -> bytes:
+        """Return the SHA-256 of a section as the table has it, b"" if the file has none."""
+        return next((record.sha256 for record in self._sections if record.kind == kind), b"")
 
     def tensor_width(self, tensor: int) -> int:
         """Return the floats per row of a tensor: its last dimension."""

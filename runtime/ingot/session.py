@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot._native import BACKENDS
+from ingot.draft import DraftModelDrafter
 from ingot.errors import CancelledError, ContextFullError, InvalidArgumentError, StateError
 from ingot.generation import Generation, Options, Stats, Stream
 from ingot.sampling import Sampling
 from ingot.session_config import MemoryInfo, SessionConfig, TokenIds, checked_ids, create
+from ingot.speculation import LookupDrafter, Speculator
 
 if TYPE_CHECKING:
     from ingot.model import Model
@@ -34,9 +36,12 @@ class Session:
         self._handle = create(model.native, model.handle, config)
         self.chunk = config.chunk or model.info.chunk
         self.context = config.context or model.info.context
-        self._logits_rows = max(config.logits_rows, 1)
+        self._logits_rows = max(config.rows, 1)
+        self.most_drafted = min(config.speculate, self.chunk - 1)
+        self._draft = self._open_draft(config)
         self._tokens: list[int] = []
         self._pending: list[int] = []
+        self._unverified = 0  # of _tokens the last: drafts that are fed and not yet drawn
         self._lock = threading.Lock()
         self._handle_lock = threading.Lock()
         self._stream: Stream | None = None
@@ -44,6 +49,7 @@ class Session:
         self._running = False
         self._cancelled = False
         self._stats = Stats()
+        self._rows = 0
 
     def __enter__(self) -> Session:
         """Return the session; leaving the block closes it."""
@@ -65,6 +71,8 @@ class Session:
             if self._handle is not None:
                 self._native.ffi.release(self._handle)
                 self._handle = None
+            if self._draft is not None:
+                self._draft.close()
 
     # Generating
 
@@ -147,12 +155,12 @@ class Session:
     @property
     def token_ids(self) -> list[int]:
         """All token ids of the session, prompts and answers, as a new list."""
-        return self._tokens + self._pending
+        return self._tokens[: len(self._tokens) - self._unverified] + self._pending
 
     @property
     def token_count(self) -> int:
         """How many token ids the session holds."""
-        return len(self._tokens) + len(self._pending)
+        return len(self._tokens) - self._unverified + len(self._pending)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -196,7 +204,7 @@ class Session:
             self.feed_pending(())
             rows = min(self._logits_rows, self.chunk)
             blocks = [tokens[i : i + rows] for i in range(0, len(tokens), rows)]
-            return np.concatenate([self._feed(block, len(block)).copy() for block in blocks])
+            return np.concatenate([np.stack(self._feed(block, len(block))) for block in blocks])
 
     def trace(self, token_ids: TokenIds, instructions: int) -> None:
         """Run the first instructions on at most one chunk of tokens, without keeping them.
@@ -271,21 +279,64 @@ class Session:
             finally:
                 self._running = False
 
-    def feed_pending(self, prompt: Sequence[int]) -> tuple[int, NDArray[np.float32] | None]:
+    def feed_pending(
+        self, prompt: Sequence[int], drafts: Sequence[int] = ()
+    ) -> tuple[int, NDArray[np.float32] | None]:
         """Feed the tokens not yet fed, then a prompt; returns their number and the last logits.
 
+        Drafts, at most `most_drafted`, are fed in the same pass; keep() says which were right.
         Raises: CancelledError; what was fed until then stays.
         """
         tokens, self._pending = [*self._pending, *prompt], []
-        return len(tokens), self._feed(tokens, 1)[0] if tokens else None
+        if not tokens:
+            return 0, None
+        logits = self._feed([*tokens, *drafts], 1 + len(drafts))[0]
+        self._unverified = len(drafts)
+        return len(tokens), logits
 
-    def keep(self, token: int) -> None:
-        """Add a chosen token; it is fed when the one after it is wanted."""
+    def keep(self, token: int) -> bool:
+        """Add a chosen token; returns whether it is fed already, because a draft was right.
+
+        If not, it is fed when the one after it is wanted, and what was drafted is forgotten.
+        """
+        if self._unverified and self._tokens[-self._unverified] == token:
+            self._unverified -= 1
+            return True
+        self._forget_drafts()
         self._pending.append(token)
+        return False
+
+    def kept_logits(self) -> NDArray[np.float32]:
+        """Return the logits after a token that keep() found fed already, a view."""
+        return self._logits_row(self._rows - 1 - self._unverified)
+
+    def speculator(self) -> Speculator | None:
+        """Return what drafts for one generation; None if the session was opened without."""
+        if self.most_drafted <= 0:
+            return None
+        drafter = LookupDrafter() if self._draft is None else DraftModelDrafter(self._draft)
+        return Speculator(drafter, self.most_drafted)
+
+    def _open_draft(self, config: SessionConfig) -> Session | None:
+        """Open a session of the draft model with our threads, if there is one and it is wanted."""
+        draft = self.model.draft
+        if draft is None or self.most_drafted <= 0:
+            return None
+        context = min(self.context, draft.info.context)
+        return Session(draft, SessionConfig(context, threads=config.threads))
+
+    def _forget_drafts(self) -> None:
+        """Cut off what was drafted and not drawn."""
+        if self._unverified:
+            del self._tokens[-self._unverified :]
+            self._unverified = 0
+            lib = self._native.lib
+            self._native.check(lib.ingot_session_truncate(self._open(), len(self._tokens)))
 
     def end(self, stream: Stream) -> None:
         """Let go of a stream that has come to its end."""
         if self._stream is stream:
+            self._forget_drafts()
             self._stats, self._stream, self._running = stream.stats, None, False
 
     def _taken_elsewhere(self) -> bool:
@@ -327,10 +378,10 @@ class Session:
                 f"context (this file allows {self.model.info.context})"
             )
 
-    def _feed(self, tokens: Sequence[int], wanted: int) -> NDArray[np.float32]:
+    def _feed(self, tokens: Sequence[int], wanted: int) -> list[NDArray[np.float32]]:
         """Feed tokens chunk by chunk, so that Python can act on signals in between.
 
-        Shapes: result (wanted, v), a view that the next call overwrites.
+        Shapes: result `wanted` times (v,), views that the next call overwrites.
         """
         for start in range(0, len(tokens), self.chunk):
             if self._cancelled:
@@ -354,15 +405,18 @@ class Session:
         else:
             self._native.check(status)
 
-    def _logits(self, wanted: int) -> NDArray[np.float32]:
-        """Return a view of the last logits, surplus columns cut off."""
-        handle, info, ffi = self._open(), self.model.info, self._native.ffi
-        pointers = [self._native.lib.ingot_session_logits(handle, row) for row in range(wanted)]
-        if ffi.NULL in pointers:
+    def _logits(self, wanted: int) -> list[NDArray[np.float32]]:
+        """Return views of the last logits, surplus columns cut off."""
+        self._rows = wanted
+        return [self._logits_row(row) for row in range(wanted)]
+
+    def _logits_row(self, row: int) -> NDArray[np.float32]:
+        """Return a view of one row; rows are padded in the arena, each has its own address."""
+        pointer = self._native.lib.ingot_session_logits(self._open(), row)
+        if pointer == self._native.ffi.NULL:
             raise StateError("the last pass kept no logits")
-        # Rows are padded in the arena, so that each has its own address.
-        rows = [np.frombuffer(ffi.buffer(row, 4 * info.vocabulary), np.float32) for row in pointers]
-        return rows[0][np.newaxis] if wanted == 1 else np.stack(rows)
+        size = 4 * self.model.info.vocabulary
+        return np.frombuffer(self._native.ffi.buffer(pointer, size), np.float32)
 
 
 def _stops(stop: Sequence[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from ingot.errors import InvalidArgumentError
 
 __all__ = ["MemoryInfo", "SessionConfig", "TokenIds", "checked_ids", "create"]
 
+MOST_DRAFTED = 32
 TokenIds = Sequence[int] | NDArray[np.integer[Any]]
 
 
@@ -24,6 +26,7 @@ class SessionConfig:
 
     context positions; chunk tokens per pass; logits_rows positions per pass whose logits are kept;
     threads 1 to 64; memory_limit bytes for model and session together.
+    speculate: most tokens drafted for one pass, 0 for none; it needs as many logits rows and one.
     """
 
     context: int = 0
@@ -31,6 +34,12 @@ class SessionConfig:
     logits_rows: int = 1
     threads: int = 0
     memory_limit: int = 0
+    speculate: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Logits rows that the session must keep."""
+        return max(self.logits_rows, self.speculate + 1) if self.speculate else self.logits_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +60,13 @@ def create(native: Native, model: Any, config: SessionConfig) -> Any:
     Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError.
     """
     settings = native.struct("ingot_session_config")
+    if not isinstance(config.speculate, int) or not 0 <= config.speculate <= MOST_DRAFTED:
+        raise InvalidArgumentError(
+            f"speculate is {config.speculate!r}, expected 0 (off) to {MOST_DRAFTED} tokens"
+        )
+    values = {**dataclasses.asdict(config), "logits_rows": config.rows}
     for name in ("context", "chunk", "logits_rows", "threads", "memory_limit"):
-        value = getattr(config, name)
+        value = values[name]
         limit = 1 << (64 if name == "memory_limit" else 32)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
             raise InvalidArgumentError(f"{name} is {value!r}, expected an integer of at least 0")

@@ -87,7 +87,7 @@ typedef struct linear_shape {
 /* Inputs and the expected output of one call. */
 typedef struct linear_case {
     linear_shape shape;
-    guarded weights, offsets, a, a_scale, a_sum, x, codebook;
+    guarded panels, weights, offsets, a, a_scale, a_sum, x, codebook;
     guarded out, expected;
     ingot_linear_args args; /* out not set */
 } linear_case;

@@ -54,6 +54,22 @@ typedef struct bench {
     size_t size;
 } bench;
 
+static void pack_panels(bench *b) {
+    uint8_t *panels = aligned(TOKENS / INGOT_PANEL_TOKENS * b->args.panel_bytes);
+    for (uint32_t i = 0; i < TOKENS; i += INGOT_PANEL_TOKENS) {
+        const ingot_quantized_rows rows = {
+            .a = b->args.a + i * b->args.a_stride,
+            .a_scale = b->args.a_scale + i * b->args.s_stride,
+            .a_sum = b->args.a_sum + i * b->args.s_stride,
+            .a_stride = b->args.a_stride,
+            .s_stride = b->args.s_stride,
+            .count = INGOT_PANEL_TOKENS,
+        };
+        ingot_panel_pack(&rows, DEPTH, panels + i / INGOT_PANEL_TOKENS * b->args.panel_bytes);
+    }
+    b->args.panels = panels;
+}
+
 static bench prepare(const harness *h, uint32_t dtype, uint32_t group) {
     rng r = {1};
     const size_t tile_bytes = linear_tile_size(dtype, DEPTH, group),
@@ -87,12 +103,14 @@ static bench prepare(const harness *h, uint32_t dtype, uint32_t group) {
         .a_scale = a_scale,
         .a_sum = a_sum,
         .x = x,
+        .panel_bytes = DEPTH / 32 * INGOT_PANEL_BLOCK_BYTES,
         .a_stride = DEPTH,
         .s_stride = DEPTH / 32,
         .x_stride = DEPTH,
         .out = aligned(sizeof(float) * (width > TOKENS * 512 ? width : TOKENS * 512)),
         .out_stride = 16 * PREFILL_TILES,
     };
+    pack_panels(&b);
     return b;
 }
 
@@ -102,6 +120,7 @@ static void release(bench *b) {
     free((void *)(uintptr_t)b->args.a_scale);
     free((void *)(uintptr_t)b->args.a_sum);
     free((void *)(uintptr_t)b->args.x);
+    free((void *)(uintptr_t)b->args.panels);
     free(b->args.out);
     free(b->weights);
 }
@@ -115,6 +134,7 @@ static void measure_decode(bench *b, ingot_linear_fn run, double *kernel, double
     static volatile uint64_t sink;
     uint32_t count = 0;
     args.m = 1;
+    args.panels = NULL;
     for (uint32_t pass = 0; pass < 3 && count < MOST_UNITS - units; pass++) {
         for (uint32_t u = 0; u < units; u++, count++) {
             args.tile_begin = u * tiles;
@@ -136,6 +156,7 @@ static void measure_decode(bench *b, ingot_linear_fn run, double *kernel, double
 static double measure_prefill(bench *b, ingot_linear_fn run, uint32_t tokens, uint32_t tiles) {
     ingot_linear_args args = b->args;
     args.m = tokens;
+    if (tokens < INGOT_PANEL_FROM) args.panels = NULL;
     args.tile_end = tiles;
     double best = 1e9;
     const double limit = now() + 0.4;

@@ -145,6 +145,7 @@ class FakeModel:
         self.native = Native(ffi, self.library, Path(sys.executable))
         self.handle = ffi.NULL
         self.chat = ChatSettings(eos_token_ids=(256,))
+        self.draft = None
         self.info = SimpleNamespace(
             context=context,
             chunk=chunk,

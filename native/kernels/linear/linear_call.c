@@ -141,6 +141,7 @@ typedef struct buffers {
     int32_t *a_sum;
     float *x;
     float *out;
+    uint8_t *panels;
 } buffers;
 
 static void release(buffers *b) {
@@ -149,19 +150,38 @@ static void release(buffers *b) {
     free(b->a_sum);
     free(b->x);
     free(b->out);
+    free(b->panels);
 }
 
 /* NULL members where memory was refused. */
 static buffers allocate_buffers(size_t m, size_t k, size_t s_stride, size_t width) {
-    return (buffers){allocate(m * k), allocate(m * s_stride * sizeof(float)), allocate(m * s_stride * sizeof(int32_t)),
-                     allocate(m * k * sizeof(float)), allocate(m * width * sizeof(float))};
+    return (buffers){allocate(m * k),
+                     allocate(m * s_stride * sizeof(float)),
+                     allocate(m * s_stride * sizeof(int32_t)),
+                     allocate(m * k * sizeof(float)),
+                     allocate(m * width * sizeof(float)),
+                     allocate((m + INGOT_PANEL_TOKENS - 1) / INGOT_PANEL_TOKENS * s_stride * INGOT_PANEL_BLOCK_BYTES)};
+}
+
+static void pack_panels(const buffers *b, size_t m, size_t k, size_t s_stride) {
+    for (size_t i = 0; i < m; i += INGOT_PANEL_TOKENS) {
+        const ingot_quantized_rows rows = {
+            .a = b->a + i * k,
+            .a_scale = b->a_scale + i * s_stride,
+            .a_sum = b->a_sum + i * s_stride,
+            .a_stride = k,
+            .s_stride = s_stride,
+            .count = (uint32_t)(m - i < INGOT_PANEL_TOKENS ? m - i : INGOT_PANEL_TOKENS),
+        };
+        ingot_panel_pack(&rows, (uint32_t)k, b->panels + i / INGOT_PANEL_TOKENS * s_stride * INGOT_PANEL_BLOCK_BYTES);
+    }
 }
 
 static ingot_status run(const ingot_kernel *kernel, const ingot_linear_call *call, uint64_t tile_bytes) {
     const size_t m = call->m, width = (size_t)16 * (call->tile_end - call->tile_begin);
     const size_t k = ((size_t)call->k + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT, s_stride = k / 32;
     buffers b = allocate_buffers(m, k, s_stride, width);
-    if (b.a == NULL || b.a_scale == NULL || b.a_sum == NULL || b.x == NULL || b.out == NULL) {
+    if (b.a == NULL || b.a_scale == NULL || b.a_sum == NULL || b.x == NULL || b.out == NULL || b.panels == NULL) {
         release(&b);
         return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "kernel run: no memory for %zu tokens of %zu", m, k);
     }
@@ -172,6 +192,7 @@ static ingot_status run(const ingot_kernel *kernel, const ingot_linear_call *cal
             call->dtype == INGOT_DTYPE_T2 ? ingot_quantize_token : ingot_quantize_f32_a8__ref;
         quantize(x, call->k, call->k, b.a + i * k, b.a_scale + i * s_stride, b.a_sum + i * s_stride);
     }
+    pack_panels(&b, m, k, s_stride);
     const ingot_linear_args args = {
         .weights = call->weights,
         .tile_bytes = (size_t)tile_bytes,
@@ -188,6 +209,8 @@ static ingot_status run(const ingot_kernel *kernel, const ingot_linear_call *cal
         .a_scale = b.a_scale,
         .a_sum = b.a_sum,
         .x = b.x,
+        .panels = m >= INGOT_PANEL_FROM ? b.panels : NULL,
+        .panel_bytes = s_stride * INGOT_PANEL_BLOCK_BYTES,
         .a_stride = k,
         .s_stride = s_stride,
         .x_stride = k,

@@ -11,6 +11,7 @@ from ingot.generation import Options
 from ingot.sampling import Sampling
 
 __all__ = [
+    "DRAFTED",
     "Subparsers",
     "UsageError",
     "add_backend",
@@ -18,11 +19,13 @@ __all__ = [
     "add_file",
     "add_generation",
     "add_session",
+    "add_speculation",
     "generation_options",
     "require_backend",
 ]
 
 Subparsers = argparse._SubParsersAction
+DRAFTED = 8  # tokens of one draft, where a draft model is given and no number
 _UNBUILT_BACKENDS = ("vulkan", "cuda")
 
 
@@ -59,6 +62,20 @@ def add_session(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--context", type=int, default=0, metavar="N", help="positions; default: the file's plan"
+    )
+
+
+def add_speculation(parser: argparse.ArgumentParser) -> None:
+    """Add what may guess tokens ahead."""
+    parser.add_argument(
+        "--speculate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="guess up to N tokens ahead (8 is good); the same text, faster where it repeats",
+    )
+    parser.add_argument(
+        "--draft", metavar="FILE", help="a small ingot with the same tokenizer that guesses"
     )
 
 

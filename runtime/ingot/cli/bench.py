@@ -9,12 +9,14 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ingot._native import Native
 from ingot.cli.arguments import (
+    DRAFTED,
     Subparsers,
     UsageError,
     add_backend,
@@ -23,6 +25,7 @@ from ingot.cli.arguments import (
     require_backend,
 )
 from ingot.cli.memory import peak_rss_bytes
+from ingot.cli.replay import read_transcript, replay
 from ingot.errors import InvalidArgumentError
 from ingot.model import Model
 from ingot.session import Session
@@ -32,6 +35,7 @@ __all__ = ["add_parser", "run"]
 _EPILOG = """examples:
   ingot bench smol.ingot
   ingot bench smol.ingot --threads 1 --json
+  ingot bench smol.ingot --replay transcript.json
 
 Decoding reads every weight once per token, so the ceiling is the speed at which this machine
 reads the file's own weights. It moves on a shared machine, so it is measured between stretches of
@@ -75,6 +79,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--repeat", type=int, default=3, metavar="N", help="rounds of prefill (default 3)"
     )
+    parser.add_argument(
+        "--replay",
+        metavar="FILE",
+        type=Path,
+        help="instead: what drafting by lookup brings on a recorded prompt and answer",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -83,12 +93,30 @@ def run(args: argparse.Namespace) -> int:
     require_backend(args.backend)
     if min(args.prefill, args.decode, args.repeat) < 1:
         raise UsageError("--prefill, --decode and --repeat must be at least 1")
+    if args.replay is not None:
+        return _replay(args)
     with Model(args.file) as model, model.session(threads=args.threads) as session:
         prefill, decode = _lengths(session, args.prefill, args.decode)
         samples = measure(session, prefill, decode, args.repeat)
         report = _report(model, session, samples, prefill, decode)
     print(json.dumps(report) if args.json else _text(report))
     return _judge(report["decode_fraction_of_stream"])
+
+
+def _replay(args: argparse.Namespace) -> int:
+    """Run --replay."""
+    transcript = read_transcript(args.replay)
+    with Model(args.file) as model:
+        report = replay(model, transcript, args.threads, DRAFTED, args.repeat)
+    text = (
+        f"{report['transcript']}: plain {report['plain_tokens_per_second']:.1f} tok/s, by lookup "
+        f"{report['speculated_tokens_per_second']:.1f} tok/s, {report['ratio']:.2f} times "
+        f"({report['ratio_range'][0]:.2f} to {report['ratio_range'][1]:.2f})\n"
+        f"{report['accepted']} of {report['drafted']} drafts right, "
+        f"{report['passes']} passes for {report['tokens']} tokens"
+    )
+    print(json.dumps(report) if args.json else text)
+    return 0
 
 
 def _judge(fraction: float | None) -> int:

@@ -12,11 +12,13 @@ from types import FrameType
 
 from ingot.chat import Chat
 from ingot.cli.arguments import (
+    DRAFTED,
     Subparsers,
     add_command,
     add_file,
     add_generation,
     add_session,
+    add_speculation,
     generation_options,
 )
 from ingot.errors import ContextFullError
@@ -40,13 +42,18 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add_file(parser)
     parser.add_argument("--system", metavar="TEXT", help="how the model is to behave")
     add_session(parser)
+    add_speculation(parser)
     add_generation(parser, temperature=0.7, max_tokens=512)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
-    with Model(args.file) as model, model.session(args.context, args.threads) as session:
+    speculate = args.speculate or (DRAFTED if args.draft else 0)
+    with (
+        Model(args.file, draft=args.draft) as model,
+        model.session(args.context, args.threads, speculate=speculate) as session,
+    ):
         chat = Chat(session, args.system)
         _ = model.tokenizer  # loaded while the user types, not after
         for line in _lines():

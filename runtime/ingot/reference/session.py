@@ -15,6 +15,7 @@ from ingot.format import (
     AttentionParameters,
     Dtype,
     Epilogue,
+    Layout,
     LinearFlag,
     LinearParameters,
     NormParameters,
@@ -22,6 +23,7 @@ from ingot.format import (
     Parameters,
     RopeParameters,
     ScalarParameters,
+    Sparsity,
 )
 from ingot.packing import Quantized, unpack
 from ingot.reference import attention as attention_ops
@@ -201,7 +203,14 @@ class ReferenceSession:
             shape = (record.shape[0], record.shape[1])
             data = self.container.tensor_bytes(tensor)
             self._weights[tensor] = unpack(
-                data, Dtype(record.dtype), shape, record.group, record.codebook, record.delta
+                data,
+                Dtype(record.dtype),
+                shape,
+                record.group,
+                record.codebook,
+                record.delta,
+                Layout(record.layout),
+                record.sparsity == Sparsity.SUPERBLOCK,
             )
         return self._weights[tensor]
 
