@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KNOWN_REQUIREMENTS = frozenset(
-    {"arm", "ref", "avx2", "avxvnni", "avx512vnni", "neon", "neon_dotprod"}
+    {"arm", "ref", "avx2", "avxvnni", "avx512vnni", "neon", "neon_dotprod", "neon_i8mm"}
 )
 
 
