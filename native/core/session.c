@@ -246,7 +246,7 @@ static void prefault_weights(ingot_model *model) {
     for (uint32_t index = 0; index < model->step_count; index++) {
         const ingot_step *step = &model->steps[index];
         for (uint32_t p = 0; p < step->part_count; p++) {
-            ingot_platform_prefault(step->parts[p].weights, step->parts[p].tile_bytes * step->parts[p].tiles);
+            ingot_platform_prefault(step->parts[p].weights, step->parts[p].stored_bytes);
         }
     }
 }
