@@ -151,7 +151,8 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         .out = lane->area->tile,
         .out_stride = stride,
     };
-    part->kernel(&args);
+    const ingot_linear_fn chosen = session->choices.kernels[m > INGOT_DECODE_TOKENS][part->dtype];
+    (chosen != NULL ? chosen : part->kernel)(&args);
     if (step->epilogue != INGOT_EPILOGUE_NONE) {
         finish_gated(session, step, part, args.out, stride, m, tile_begin, tile_end);
         return;
@@ -188,7 +189,7 @@ void ingot_op_linear(ingot_lane *lane, const ingot_step *step) {
     }
     linear_input input = m == 1 ? prepare_single(lane, step) : prepare_many(lane, step, m);
     ingot_lane_share(lane);
-    while (ingot_lane_take(lane, items, 1, &begin, &end)) {
+    while (ingot_lane_take(lane, items, ingot_lane_grain(lane, m), &begin, &end)) {
         run_items(lane, step, &input, m, unit, begin, end);
     }
 }

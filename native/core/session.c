@@ -66,10 +66,6 @@ static void carve_area(const ingot_session *session, carver *state, ingot_thread
     carve(state, 128); /* keeps the threads' lines apart */
 }
 
-uint32_t ingot_session_most_threads(const ingot_session *session) {
-    return session->threads > session->prefill_threads ? session->threads : session->prefill_threads;
-}
-
 static void carve_all(ingot_session *session, carver *state) {
     const ingot_model *model = session->model;
     ingot_memory_info *info = &session->info;
@@ -79,7 +75,7 @@ static void carve_all(ingot_session *session, carver *state) {
     session->a_scale = carve(state, (uint64_t)session->chunk * (model->widest_k / 32) * sizeof(float));
     session->a_sum = carve(state, (uint64_t)session->chunk * (model->widest_k / 32) * sizeof(int32_t));
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
-    for (uint32_t thread = 0; thread < ingot_session_most_threads(session); thread++) {
+    for (uint32_t thread = 0; thread < session->most_threads; thread++) {
         carve_area(session, state, &session->areas[thread]);
     }
     info->scratch_bytes = state->used - info->arena_bytes;
@@ -110,6 +106,7 @@ static ingot_status read_config(ingot_session *session, const ingot_session_conf
     }
     session->threads = session->threads > INGOT_MAX_THREADS ? INGOT_MAX_THREADS : session->threads;
     session->prefill_threads = config->prefill_threads != 0 ? config->prefill_threads : session->threads;
+    session->most_threads = session->threads > session->prefill_threads ? session->threads : session->prefill_threads;
     session->capacity = round_up(session->context, INGOT_ATTENTION_BLOCK);
     uint32_t wide = 2 * session->chunk > 64 ? 2 * session->chunk : 64;
     session->tile_floats = INGOT_TILE_ROWS * wide;
@@ -136,7 +133,7 @@ static ingot_status check_limit(const ingot_session *session, uint64_t limit) {
 }
 
 static ingot_status start_threads(ingot_session *session, const ingot_topology *topology) {
-    const uint32_t threads = ingot_session_most_threads(session);
+    const uint32_t threads = session->most_threads;
     uint64_t place[INGOT_TOPOLOGY_CPUS / 64];
     const bool placed = ingot_topology_placement(topology, threads, place);
     return ingot_pool_create(threads, placed ? place : NULL, INGOT_TOPOLOGY_CPUS / 64, &session->pool);

@@ -6,6 +6,7 @@
 #include "core/model.h"
 #include "core/pool.h"
 #include "core/profile.h"
+#include "core/tune.h"
 
 enum { INGOT_DECODE_TOKENS = 8 }; /* passes of at most these run on the threads of decoding */
 
@@ -33,6 +34,7 @@ struct ingot_session {
     uint64_t process;
     uint32_t context, capacity, chunk, logits_rows;
     uint32_t threads, prefill_threads; /* of a pass of few tokens, and of a longer one */
+    uint32_t most_threads;             /* of the pool */
     uint32_t position;
     _Atomic uint32_t busy, cancelled;
     uint64_t executed;
@@ -57,12 +59,11 @@ struct ingot_session {
     uint32_t limit;    /* instructions to run */
     bool tracing;      /* absorbed norms are written out as well */
     ingot_profile *profile; /* NULL while off */
+    ingot_choices choices;
 };
 
 /** Checks for use from a second thread or a forked child and takes the session. */
 ingot_status ingot_session_enter(ingot_session *session);
 void ingot_session_leave(ingot_session *session);
-/** Threads of its pool. */
-uint32_t ingot_session_most_threads(const ingot_session *session);
 
 #endif

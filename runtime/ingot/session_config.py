@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ingot._native import Native
 from ingot.errors import InvalidArgumentError
 
-__all__ = ["MemoryInfo", "SessionConfig", "TokenIds", "checked_ids", "create"]
+__all__ = ["MemoryInfo", "SessionConfig", "TokenIds", "checked_ids", "create", "open_native"]
 
 _FIELDS = ("context", "chunk", "logits_rows", "threads", "prefill_threads", "memory_limit")
 MOST_DRAFTED = 32
@@ -58,6 +58,19 @@ class MemoryInfo:
 
 
 def create(native: Native, model: Any, config: SessionConfig) -> Any:
+    """Open a native session as open_native() does, tuned to this device if threads are 0.
+
+    Raises: as open_native().
+    """
+    session = open_native(native, model, config)
+    if config.threads == 0 and config.prefill_threads == 0:
+        from ingot.tuning import tune_session  # late: it is no part of a fast import
+
+        tune_session(native, model, session)
+    return session
+
+
+def open_native(native: Native, model: Any, config: SessionConfig) -> Any:
     """Open a native session that frees itself.
 
     Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError.
