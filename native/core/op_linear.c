@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "core/ops.h"
+#include "core/pick.h"
+#include "kernels/dispatch.h"
 
 /* The input as the kernels read it. */
 typedef struct linear_input {
@@ -10,6 +12,7 @@ typedef struct linear_input {
     const float *a_scale;
     const int32_t *a_sum;
     const float *x;
+    const uint8_t *panels;
     size_t a_stride, s_stride, x_stride;
 } linear_input;
 
@@ -25,21 +28,31 @@ static const float *normalized_row(const ingot_lane *lane, const ingot_step *ste
 /* As far as any format's group reaches; at most the model's widest_k. */
 static uint32_t quantized_width(uint32_t k) { return (k + 127) / 128 * 128; }
 
+/* How the parts in work want their activations: per 32 k, or per token (t2). A linear of both goes over its parts twice
+ * with the same buffers. */
+static bool wants(const ingot_linear_part *part, bool per_token) {
+    return (part->dtype == INGOT_DTYPE_T2) == per_token;
+}
+
+static ingot_quantize_fn quantizer(const ingot_lane *lane, bool per_token) {
+    return per_token ? ingot_quantize_token : lane->session->model->rows.quantize;
+}
+
 static void pad_row(const float *x, uint32_t k, uint32_t k_padded, float *out) {
     memcpy(out, x, k * sizeof(float));
     memset(out + k, 0, (k_padded - k) * sizeof(float));
 }
 
 /* One token: every thread prepares the row for itself, which is cheaper than waiting for another. */
-static linear_input prepare_single(ingot_lane *lane, const ingot_step *step) {
+static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, bool per_token) {
     const ingot_session *session = lane->session;
     const ingot_thread_area *area = lane->area;
     const uint32_t k = session->places[step->inputs[0]].width;
     ingot_lane_synchronize(lane);
     bool norm_here = step->absorbed_norm >= 0 && !session->tracing;
     const float *x = norm_here ? normalized_row(lane, step) : ingot_row(session, step->inputs[0], 0);
-    if (step->quantizes) {
-        session->model->rows.quantize(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);
+    if (per_token || step->quantizes) {
+        quantizer(lane, per_token)(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);
     }
     if (step->reads_float && k % 32 != 0) {
         float *padded = area->row; /* as wide as any padded row, see program.c; x may be the same row */
@@ -49,62 +62,103 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step) {
         memset(padded + k, 0, (32 - k % 32) * sizeof(float));
         x = padded;
     }
-    return (linear_input){area->a, area->a_scale, area->a_sum, x, 0, 0, 0};
+    return (linear_input){.a = area->a, .a_scale = area->a_scale, .a_sum = area->a_sum, .x = x};
 }
 
-/* Several tokens: the rows are shared out. */
-static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m) {
+static void quantize_row(const ingot_session *session, const float *x, uint32_t k, uint32_t row,
+                         ingot_quantize_fn quantize) {
+    const size_t wide = session->model->widest_k, groups = row * (wide / 32);
+    quantize(x, k, quantized_width(k), session->a + row * wide, session->a_scale + groups, session->a_sum + groups);
+}
+
+/* The rows [begin, end) of one panel, which are in the cache. */
+static void pack_panel(const ingot_session *session, uint32_t k, uint32_t begin, uint32_t end) {
+    const size_t wide = session->model->widest_k, groups = wide / 32;
+    const ingot_quantized_rows rows = {
+        .a = session->a + begin * wide,
+        .a_scale = session->a_scale + begin * groups,
+        .a_sum = session->a_sum + begin * groups,
+        .a_stride = wide,
+        .s_stride = groups,
+        .count = end - begin,
+    };
+    ingot_panel_pack(&rows, quantized_width(k), session->panels + begin / INGOT_PANEL_TOKENS * session->panel_bytes);
+}
+
+static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* Several tokens: the rows are shared out, panel by panel. */
+static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
     ingot_session *session = lane->session;
     const ingot_model *model = session->model;
     const uint32_t k = session->places[step->inputs[0]].width, wide = model->widest_k;
     const bool pads = step->reads_float && k % 32 != 0;
-    linear_input input = {session->a,
-                          session->a_scale,
-                          session->a_sum,
-                          ingot_row(session, step->inputs[0], 0),
-                          wide,
-                          wide / 32,
-                          session->places[step->inputs[0]].stride};
-    if (pads) {
-        input.x = session->padded;
-        input.x_stride = model->padded_float_k;
-    }
-    if (!step->quantizes && !pads) {
+    const bool quantizes = per_token || step->quantizes;
+    const bool packs = quantizes && step->reads_panels && m >= INGOT_PANEL_FROM;
+    linear_input input = {
+        .a = session->a,
+        .a_scale = session->a_scale,
+        .a_sum = session->a_sum,
+        .x = pads ? session->padded : ingot_row(session, step->inputs[0], 0),
+        .panels = packs ? session->panels : NULL,
+        .a_stride = wide,
+        .s_stride = wide / 32,
+        .x_stride = pads ? model->padded_float_k : session->places[step->inputs[0]].stride,
+    };
+    if (!quantizes && !pads) {
         return input;
     }
-    uint32_t begin, end;
+    const uint32_t run = packs ? INGOT_PANEL_TOKENS : 1;
+    uint32_t first, last;
     ingot_lane_share(lane);
-    while (ingot_lane_take(lane, m, 1, &begin, &end)) {
-        for (uint32_t row = begin; row < end; row++) {
-            const float *x = ingot_row(session, step->inputs[0], row);
-            if (step->quantizes) {
-                size_t groups = (size_t)row * (wide / 32);
-                model->rows.quantize(x, k, quantized_width(k), session->a + (size_t)row * wide,
-                                     session->a_scale + groups, session->a_sum + groups);
+    while (ingot_lane_take(lane, (m + run - 1) / run, 1, &first, &last)) {
+        for (uint32_t begin = first * run, end; begin < smaller(last * run, m); begin = end) {
+            end = smaller(begin + run, m);
+            for (uint32_t row = begin; row < end; row++) {
+                const float *x = ingot_row(session, step->inputs[0], row);
+                if (quantizes) {
+                    quantize_row(session, x, k, row, quantizer(lane, per_token));
+                }
+                if (pads) {
+                    pad_row(x, k, model->padded_float_k, session->padded + (size_t)row * model->padded_float_k);
+                }
             }
-            if (pads) {
-                pad_row(x, k, model->padded_float_k, session->padded + (size_t)row * model->padded_float_k);
+            if (packs) {
+                pack_panel(session, k, begin, end);
             }
         }
     }
     return input;
 }
 
-/* Accumulators of `count` columns from column0: bias, residual, store. */
-static void finish_plain(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
-                         const float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
+/* In runs that a compiler turns into vectors: `to` may be `add`. */
+static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
+    float values[INGOT_TILE_ROWS];
+    for (uint32_t start = 0; start < count; start += INGOT_TILE_ROWS) {
+        const uint32_t run = count - start < INGOT_TILE_ROWS ? count - start : INGOT_TILE_ROWS;
+        memcpy(values, from + start, sizeof values); /* the accumulators are whole tiles */
+        for (uint32_t i = 0; bias != NULL && i < run; i++) values[i] += bias[start + i];
+        for (uint32_t i = 0; add != NULL && i < run; i++) values[i] += add[start + i];
+        memcpy(to + start, values, run * sizeof(float));
+    }
+}
+
+/* Accumulators of `count` columns from column0: bias, residual; then stored, or of the head the best ones kept. */
+static void finish_plain(const ingot_lane *lane, const ingot_step *step, const ingot_linear_part *part,
+                         float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
+    const ingot_session *session = lane->session;
+    bool picks = session->pick_count != 0 && part->output == session->model->file.step_output;
     bool residual = (step->flags & INGOT_LINEAR_FLAG_RESIDUAL) != 0;
     uint32_t place = 1 + step->part_count + (part->bias != NULL ? step->part_count : 0);
     uint32_t residual_tensor = residual ? step->inputs[place] : 0;
     for (uint32_t row = 0; row < m; row++) {
         const float *from = accumulators + row * stride;
-        float *to = ingot_row(session, part->output, row) + column0;
+        float *to = picks ? accumulators + row * stride : ingot_row(session, part->output, row) + column0;
         const float *bias = part->bias != NULL ? part->bias + column0 : NULL;
         const float *add = residual ? ingot_row(session, residual_tensor, row) + column0 : NULL;
-        for (uint32_t i = 0; i < count; i++) {
-            float value = from[i];
-            value = bias != NULL ? value + bias[i] : value;
-            to[i] = add != NULL ? value + add[i] : value;
+        finish_row(from, bias, add, count, to);
+        if (picks) {
+            ingot_pick_take(session, lane->area, row, to, column0, count);
         }
     }
 }
@@ -134,6 +188,8 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
     ingot_linear_args args = {
         .weights = part->weights,
         .tile_bytes = part->tile_bytes,
+        .tile_offsets = part->tile_offsets,
+        .layout = part->layout,
         .k = part->k,
         .group = part->group,
         .tile_begin = tile_begin,
@@ -145,6 +201,8 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         .a_scale = input->a_scale,
         .a_sum = input->a_sum,
         .x = input->x,
+        .panels = input->panels,
+        .panel_bytes = session->panel_bytes,
         .a_stride = input->a_stride,
         .s_stride = input->s_stride,
         .x_stride = input->x_stride,
@@ -159,16 +217,19 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
     }
     uint32_t column = tile_begin * INGOT_TILE_ROWS;
     uint32_t count = part->n - column < stride ? part->n - column : (uint32_t)stride;
-    finish_plain(session, step, part, args.out, stride, m, column, count);
+    finish_plain(lane, step, part, args.out, stride, m, column, count);
 }
 
-/* Items of all parts are numbered through; a run of them is cut at the parts' borders and at what the tile buffer holds. */
+/* Items of the parts in work are numbered through; a run of them is cut at the parts' borders and at what the tile buffer holds. */
 static void run_items(const ingot_lane *lane, const ingot_step *step, const linear_input *input, uint32_t m,
-                      uint32_t unit, uint32_t begin, uint32_t end) {
+                      uint32_t unit, bool per_token, uint32_t begin, uint32_t end) {
     uint32_t most = lane->session->tile_floats / (INGOT_TILE_ROWS * m);
     most -= most % unit;
     for (uint32_t p = 0; p < step->part_count && begin < end; p++) {
         const ingot_linear_part *part = &step->parts[p];
+        if (!wants(part, per_token)) {
+            continue;
+        }
         uint32_t units = part->tiles / unit;
         uint32_t stop = end < units ? end : units;
         for (uint32_t tile = begin * unit; tile < stop * unit; tile += most) {
@@ -180,16 +241,28 @@ static void run_items(const ingot_lane *lane, const ingot_step *step, const line
     }
 }
 
-void ingot_op_linear(ingot_lane *lane, const ingot_step *step) {
-    const uint32_t m = ingot_row_count(lane->session, step->inputs[0]);
+static void run_parts(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
     const uint32_t unit = step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
     uint32_t items = 0, begin, end;
     for (uint32_t p = 0; p < step->part_count; p++) {
-        items += step->parts[p].tiles / unit;
+        items += wants(&step->parts[p], per_token) ? step->parts[p].tiles / unit : 0;
     }
-    linear_input input = m == 1 ? prepare_single(lane, step) : prepare_many(lane, step, m);
+    linear_input input = m == 1 ? prepare_single(lane, step, per_token) : prepare_many(lane, step, m, per_token);
+    /* Kernels of panels take two tiles at a time. */
+    const uint32_t least = input.panels != NULL && unit == 1 ? 2 : 1, asked = ingot_lane_grain(lane, m);
+    const uint32_t grain = asked > least ? asked : least;
     ingot_lane_share(lane);
-    while (ingot_lane_take(lane, items, ingot_lane_grain(lane, m), &begin, &end)) {
-        run_items(lane, step, &input, m, unit, begin, end);
+    while (ingot_lane_take(lane, items, grain, &begin, &end)) {
+        run_items(lane, step, &input, m, unit, per_token, begin, end);
+    }
+}
+
+void ingot_op_linear(ingot_lane *lane, const ingot_step *step) {
+    const uint32_t m = ingot_row_count(lane->session, step->inputs[0]);
+    if (step->quantizes || step->reads_float) {
+        run_parts(lane, step, m, false);
+    }
+    if (step->quantizes_tokens) {
+        run_parts(lane, step, m, true);
     }
 }

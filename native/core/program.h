@@ -20,8 +20,12 @@ typedef struct ingot_linear_part {
     const uint8_t *weights;
     const int8_t *codebook;
     const float *bias; /* NULL without */
-    uint64_t tile_bytes;
+    uint64_t tile_bytes;   /* dense */
+    uint64_t stored_bytes; /* of all tiles */
+    const uint64_t *tile_offsets; /* sparse, owned; NULL: dense */
     uint32_t dtype;
+    uint32_t layout;
+    bool reads_panels; /* of int8 activations, where there are some */
     uint32_t n;     /* outputs, without padding */
     uint32_t tiles; /* of 16 rows */
     uint32_t k;     /* padded to the format's group */
@@ -38,8 +42,10 @@ typedef struct ingot_step {
     const void *parameters;
     uint32_t part_count; /* linear */
     uint32_t epilogue;
-    bool quantizes;        /* linear: some part reads int8 activations */
+    bool quantizes;        /* linear: some part reads int8 activations with a scale per 32 k */
+    bool quantizes_tokens; /* linear: some part (t2) reads them with a scale per token */
     bool reads_float;      /* linear: some part reads float activations */
+    bool reads_panels;     /* linear: some part reads int8 activations as panels */
     uint32_t state_index;  /* attention: its place in the session's list */
     int32_t absorbed_norm; /* linear: index of the rms_norm that it repeats on every thread for one token, or -1 */
     bool absorbed;         /* rms_norm: the next linear does it where m is 1 */
@@ -63,6 +69,7 @@ struct ingot_model {
     uint32_t state_count;
     uint32_t embedding_rows; /* of the smallest table: token ids must be below it */
     uint32_t widest_k;      /* padded to 128: the longest int8 activation row */
+    bool reads_panels;      /* some step does */
     uint32_t widest_row;    /* floats of the widest normalized row, padded to 128 */
     uint32_t widest_head;   /* head_padded */
     uint32_t padded_float_k; /* widest k of float weights whose rows need padding to 32, 0 if none */

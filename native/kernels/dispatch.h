@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+#include "ingot.h"
 #include "kernels/linear/linear.h"
 
 typedef enum ingot_kernel_op {
@@ -34,5 +35,8 @@ const ingot_kernel *ingot_kernel_select(ingot_kernel_op op, uint32_t dtype);
 /** The best linear kernel for weights of `dtype`; NULL for one that is no weight format.
  * @param isa its level, written if not NULL. */
 ingot_linear_fn ingot_linear_select(uint32_t dtype, uint32_t *isa);
+
+/* Levels whose linear kernels read panels (linear.h), and the tokens from which panels are faster than rows. */
+enum { INGOT_PANEL_LEVELS = INGOT_ISA_AVX512VNNI, INGOT_PANEL_FROM = 5 };
 
 #endif

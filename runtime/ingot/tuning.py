@@ -9,19 +9,30 @@ measured again; one that cannot be written costs the next start another measurem
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import zlib
 
 from ingot._native import Native
 from ingot.errors import InvalidArgumentError
-from ingot.format import Dtype
+from ingot.record import Record
 from ingot.topology import read_topology
 
-__all__ = ["Candidate", "Tuned", "cache_file", "keep", "load", "measure", "store", "tune_session"]
+TYPE_CHECKING = False  # as in typing, whose import takes long
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = [
+    "Candidate",
+    "Tuned",
+    "cache_file",
+    "cache_key",
+    "keep",
+    "load",
+    "measure",
+    "store",
+    "tune_session",
+]
 
 BUDGET_SECONDS = 0.05
 LEAST_WEIGHTS = 16 << 20  # bytes; a smaller model is fast enough before anything is measured
@@ -31,8 +42,7 @@ KERNEL_SLOTS, MOST_CANDIDATES = 64, 128
 SWITCH, FOLDER = "INGOT_TUNE", "INGOT_CACHE_DIR"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Record):
     """One rival of a race, for people. Units: seconds of its fastest trial."""
 
     phase: str
@@ -43,8 +53,7 @@ class Candidate:
     giga_operations_per_second: float
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
+class Tuned(Record):
     """What was chosen: the fields of ingot_tuning, and the rivals where they were measured.
 
     disturbed: other processes took the CPUs meanwhile; threads are not chosen, nothing is kept.
@@ -66,10 +75,10 @@ def tune_session(native: Native, model: Any, session: Any) -> None:
     native.check(native.lib.ingot_model_info_get(model, info))
     if info.weights_size < LEAST_WEIGHTS:
         return
-    path = cache_file(native, model)
-    found = load(path)
+    key = cache_key(native, model)
+    found = load(key)
     if found is None or not _apply(native, session, found):
-        keep(path, measure(native, session))
+        keep(key, measure(native, session))
 
 
 def measure(native: Native, session: Any, seconds: float = BUDGET_SECONDS) -> Tuned:
@@ -87,9 +96,9 @@ def measure(native: Native, session: Any, seconds: float = BUDGET_SECONDS) -> Tu
     return Tuned(values, candidates, bool(tuning.disturbed))
 
 
-def cache_file(native: Native, model: Any) -> Path:
-    """Return where the tuning of this device, library and kind of file is kept."""
-    key = "|".join(
+def cache_key(native: Native, model: Any) -> str:
+    """Return all that a measurement depends on: device, library and kind of file."""
+    return "|".join(
         (
             str(CACHE_VERSION),
             read_topology(native).key(),
@@ -97,27 +106,34 @@ def cache_file(native: Native, model: Any) -> Path:
             f"{int(native.lib.ingot_model_layout(model)):08x}",
         )
     )
+
+
+def cache_file(key: str) -> str:
+    """Return the path of the entry of a key."""
     folder = os.environ.get(FOLDER) or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ingot"
     )
-    digest = hashlib.sha256(key.encode("utf-8", errors="replace")).hexdigest()
-    return Path(folder) / f"tune-{digest[:32]}.json"
+    digest = zlib.crc32(key.encode("utf-8", errors="replace"))
+    return os.path.join(folder, f"tune-{digest:08x}.json")
 
 
 def _library_key(native: Native) -> str:
     """Name the build: another one may number its kernels otherwise, or has faster ones."""
-    status = native.path.stat()
+    status = os.stat(native.path)
     mask = int(native.lib.ingot_cpu_mask())
     return f"{status.st_size}:{status.st_mtime_ns}:{mask}:{int(native.lib.ingot_kernel_count())}"
 
 
-def load(path: Path) -> dict[str, Any] | None:
-    """Return the fields of an entry, None if it is not there or not whole."""
+def load(key: str) -> dict[str, Any] | None:
+    """Return the entry of a key, None if it is not there, not whole, or another's."""
     try:
-        values = json.loads(path.read_bytes())
+        with open(cache_file(key), "rb") as file:
+            values = json.loads(file.read())
     except (OSError, ValueError):
         return None
-    if not isinstance(values, dict) or set(values) != {*FIELDS, "kernels"}:
+    if not isinstance(values, dict) or values.pop("key", None) != key:
+        return None
+    if set(values) != {*FIELDS, "kernels"}:
         return None
     kernels = values["kernels"]
     if not isinstance(kernels, list) or len(kernels) != KERNEL_SLOTS:
@@ -140,21 +156,23 @@ def _apply(native: Native, session: Any, values: dict[str, Any]) -> bool:
     return True
 
 
-def keep(path: Path, tuned: Tuned) -> bool:
+def keep(key: str, tuned: Tuned) -> bool:
     """Store a measurement that was not disturbed. Returns whether it was stored."""
-    return not tuned.disturbed and store(path, tuned.values)
+    return not tuned.disturbed and store(key, tuned.values)
 
 
-def store(path: Path, values: dict[str, Any]) -> bool:
+def store(key: str, values: dict[str, Any]) -> bool:
     """Write an entry; it appears whole or not at all. Returns False where it cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    path = cache_file(key)
+    partial = f"{path}.{os.getpid()}.partial"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(values), encoding="utf-8")
-        partial.replace(path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump({"key": key, **values}, file)
+        os.replace(partial, path)
     except OSError:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            os.unlink(partial)
         return False
     return True
 
@@ -172,6 +190,8 @@ def _candidate(native: Native, rival: Any) -> Candidate:
 
 def _what(native: Native, rival: Any) -> str:
     """Name what a rival is about: its kernel, or threads and grain."""
+    from ingot.format import Dtype  # late: loading a known choice does without it
+
     if not rival.dtype:
         return f"{rival.threads} threads, grain {rival.grain}"
     info = native.struct("ingot_kernel_info")

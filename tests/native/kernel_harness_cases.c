@@ -152,6 +152,26 @@ static void fill_activations(linear_case *c, rng *r) {
     }
 }
 
+/* The panels of linear.h, written out again: a second opinion. Half of the cases go without. */
+static void fill_panels(linear_case *c, rng *r) {
+    const uint32_t m = c->shape.m, blocks = c->shape.k / 32;
+    ingot_linear_args *args = &c->args;
+    args->panel_bytes = 320 * (size_t)(blocks + rng_below(r, 3));
+    c->panels = guarded_create((m - 1) / 8 * args->panel_bytes + 320 * (size_t)blocks, 64, rng_below(r, 2));
+    memset(c->panels.data, 0, c->panels.size);
+    for (size_t i = 0; i < m; i++) {
+        for (size_t b = 0; b < blocks; b++) {
+            uint8_t *block = c->panels.data + i / 8 * args->panel_bytes + 320 * b;
+            for (size_t j = 0; j < 32; j++) {
+                block[32 * (j / 4) + 4 * (i % 8) + j % 4] = c->a.data[i * args->a_stride + 32 * b + j];
+            }
+            memcpy(block + 256 + 4 * (i % 8), c->a_scale.data + 4 * (i * args->s_stride + b), 4);
+            memcpy(block + 288 + 4 * (i % 8), c->a_sum.data + 4 * (i * args->s_stride + b), 4);
+        }
+    }
+    args->panels = c->shape.dtype != INGOT_DTYPE_F16 && rng_below(r, 2) ? c->panels.data : NULL;
+}
+
 /* Inputs that the format does not take stay NULL: a kernel that reads them is found. */
 static void set_arguments(linear_case *c, size_t tile_bytes) {
     const linear_shape *s = &c->shape;
@@ -210,6 +230,7 @@ linear_case linear_case_create(rng *r, linear_shape shape) {
     const size_t width = 16 * (size_t)(shape.tile_end - shape.tile_begin);
     fill_weights(&c, r, tile_bytes);
     fill_activations(&c, r);
+    fill_panels(&c, r);
     set_arguments(&c, tile_bytes);
     c.args.delta = shape.data == DATA_EXTREME ? (rng_below(r, 2) ? 127 : -127) : (int32_t)rng_below(r, 255) - 127;
     c.args.out_stride = width + 16 * (size_t)rng_below(r, 3);
@@ -217,7 +238,7 @@ linear_case linear_case_create(rng *r, linear_shape shape) {
     const bool at_end = rng_below(r, 2);
     c.out = guarded_create(size, 64, at_end);
     c.expected = guarded_create(size, 64, at_end);
-    const guarded *inputs[] = {&c.weights, &c.a, &c.a_scale, &c.a_sum, &c.x, &c.codebook};
+    const guarded *inputs[] = {&c.weights, &c.a, &c.a_scale, &c.a_sum, &c.x, &c.codebook, &c.panels};
     for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) guarded_read_only(inputs[i]);
     if (shape.list != LIST_DENSE) guarded_read_only(&c.offsets);
     const char *failure = run_into(&c, reference(shape.dtype), &c.expected);
@@ -230,7 +251,8 @@ linear_case linear_case_create(rng *r, linear_shape shape) {
 
 void linear_case_destroy(linear_case *c) {
     if (c->offsets.mapping != NULL) guarded_destroy(&c->offsets);
-    guarded *all[] = {&c->weights, &c->a, &c->a_scale, &c->a_sum, &c->x, &c->codebook, &c->out, &c->expected};
+    guarded *all[] = {&c->weights,  &c->a,      &c->a_scale, &c->a_sum,   &c->x,
+                      &c->codebook, &c->panels, &c->out,     &c->expected};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) guarded_destroy(all[i]);
 }
 

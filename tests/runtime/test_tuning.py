@@ -15,7 +15,7 @@ from ingot import Model, tuning
 from ingot.cli import main
 from ingot.errors import InvalidArgumentError
 from ingot.session_config import SessionConfig, open_native
-from ingot.tuning import Tuned, cache_file, keep, load, measure, store, tune_session
+from ingot.tuning import Tuned, cache_file, cache_key, keep, load, measure, store, tune_session
 
 PROMPT = list(range(1, 31))
 
@@ -89,42 +89,52 @@ def test_a_session_with_positions_is_refused(model: Model) -> None:
 def test_what_does_not_fit_is_measured_again(
     cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    path = cache_file(model.native, model.handle)
-    assert store(path, {**values(), **change})
+    key = cache_key(model.native, model.handle)
+    assert store(key, {**values(), **change})
     monkeypatch.setattr(tuning, "measure", lambda *_: Tuned(values()))
     tune_session(model.native, model.handle, opened(model))
-    assert load(path) == values()
+    assert load(key) == values()
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"\xff\xfe", b'{"threads": 1}', json.dumps({**values(), "x": 1}).encode()],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff\xfe",
+        b'{"key": KEY, "threads": 1}',
+        b'{"key": KEY, "x": 1, ' + json.dumps(values()).encode()[1:],
+        b'{"key": "another device", ' + json.dumps(values()).encode()[1:],
+        json.dumps(values()).encode(),
+    ],
 )
 def test_a_damaged_entry_is_rebuilt(
     cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    path = cache_file(model.native, model.handle)
+    key = cache_key(model.native, model.handle)
+    path = Path(cache_file(key))
     path.parent.mkdir(parents=True)
-    path.write_bytes(content)
-    assert load(path) is None
+    path.write_bytes(content.replace(b"KEY", json.dumps(key).encode()))
+    assert load(key) is None
     monkeypatch.setattr(tuning, "measure", lambda *_: Tuned(values(2)))
     tune_session(model.native, model.handle, opened(model))
-    assert load(path) == values(2)
+    assert load(key) == values(2)
     assert [entry.name for entry in cache.iterdir()] == [path.name], "no partial file is left"
 
 
 @pytest.mark.parametrize("field", ["threads", "grain"])
 @pytest.mark.parametrize("value", [True, -1, 1.5, "2", None, 1 << 40])
-def test_an_entry_of_wrong_types_is_no_entry(tmp_path: Path, field: str, value: Any) -> None:
-    path = tmp_path / "entry.json"
-    path.write_text(json.dumps({**values(), field: value}), encoding="utf-8")
-    assert load(path) is None
+def test_an_entry_of_wrong_types_is_no_entry(cache: Path, field: str, value: Any) -> None:
+    assert store("key", {**values(), field: value}) and Path(cache_file("key")).exists()
+    assert load("key") is None
+    assert store("key", values()) and load("key") == values()
 
 
 def test_a_known_device_measures_nothing(
     cache: Path, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store(cache_file(model.native, model.handle), values())
+    store(cache_key(model.native, model.handle), values())
 
     def refuse(*_: object) -> Tuned:
         raise AssertionError("measured although it was known")
@@ -158,20 +168,19 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(
     monkeypatch.setattr(tuning, "LEAST_WEIGHTS", 0)
     with model.session() as session:
         assert session.logits([1]).shape[0] == 1
-    assert not store(blocked / "x", values())
+    assert not store("key", values())
 
 
-def test_a_disturbed_measurement_is_not_kept(tmp_path: Path) -> None:
-    path = tmp_path / "entry.json"
-    assert not keep(path, Tuned(values(), disturbed=True)) and not path.exists()
-    assert keep(path, Tuned(values()))
+def test_a_disturbed_measurement_is_not_kept(cache: Path) -> None:
+    assert not keep("key", Tuned(values(), disturbed=True)) and not cache.exists()
+    assert keep("key", Tuned(values()))
 
 
 def test_the_key_depends_on_the_layout(model: Model, lantern_ingot: Path, stories: Path) -> None:
     native = model.native
     with Model(stories) as other, Model(lantern_ingot) as same:
-        assert cache_file(native, other.handle) != cache_file(native, model.handle)
-        assert cache_file(native, same.handle) == cache_file(native, model.handle)
+        assert cache_key(native, other.handle) != cache_key(native, model.handle)
+        assert cache_key(native, same.handle) == cache_key(native, model.handle)
 
 
 def test_the_command(cache: Path, lantern_ingot: Path, capsys: pytest.CaptureFixture[str]) -> None:

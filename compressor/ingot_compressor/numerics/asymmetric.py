@@ -61,7 +61,8 @@ def _whole_zero(offset: Float, scale: Float) -> Float:
 
 def _codes(w: Float, scale: Float, zero: Float) -> Float:
     inverse = np.where(scale == 0, np.float32(0), 1 / np.where(scale == 0, np.float32(1), scale))
-    return np.clip(np.rint(w * inverse[:, None] + zero[:, None]), 0, HIGHEST_CODE)
+    codes: Float = np.clip(np.rint(w * inverse[:, None] + zero[:, None]), 0, HIGHEST_CODE)
+    return codes
 
 
 def _error(w: Float, u: Float, scale: Float, zero: Float) -> Float:

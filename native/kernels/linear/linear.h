@@ -8,6 +8,10 @@
  * (read by f16 kernels only, the others read a); out (m, out_stride) f32. k is a multiple of 32.
  * Row i of a, a_scale, a_sum, x starts at i * {a_stride, s_stride, s_stride, x_stride} elements.
  *
+ * Panels: the int8 activations once more, eight tokens side by side, for kernels that take many tokens (NULL: rows only).
+ * Panel p holds tokens 8p to 8p + 7, those from m on zero, at panels + p * panel_bytes; 320 bytes per 32 k:
+ *   [quad q 0..7][token 0..7][4 int8: k = 4q + j]  [8 f32 a_scale]  [8 int32 a_sum]
+ *
  * Packed layout T16: tile t at weights + t * tile_bytes; a tile is 16 rows over all k; a chunk is 64 bytes:
  *   byte 4 * row + j of a chunk, row 0..15, j 0..3. In words of one block, that is 32 k of a tile:
  *   nibbles    4 chunks: chunk c: low nibble k = 8c + j, high nibble k = 8c + 4 + j
@@ -76,6 +80,8 @@ typedef struct ingot_linear_args {
     const float *a_scale;
     const int32_t *a_sum;
     const float *x;
+    const uint8_t *panels; /* aligned to 64 bytes; may be NULL */
+    size_t panel_bytes;    /* from panel to panel: at least 10 * k, a multiple of 64 */
     size_t a_stride; /* int8 elements */
     size_t s_stride; /* elements of a_scale and a_sum */
     size_t x_stride; /* floats */

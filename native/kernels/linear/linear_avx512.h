@@ -157,9 +157,10 @@ LINEAR_INLINE __m512 accumulate(__m512 acc, __m512i dot, __m512 scale, __m512 a_
 
 /* ---- the panel ---- */
 
-/* Sums in work. t2 has no float per block: its integers run over the whole row. */
+/* Sums in work: dot of a block; acc, of t2 total, of the row. */
 typedef struct sums {
     __m512 acc[2][6];
+    __m512i total[2][6];
     __m512i dot[2][6];
 } sums;
 
@@ -181,8 +182,14 @@ LINEAR_INLINE __m512i dot_k8(const ingot_linear_args *args, const uint8_t *codes
     return _mm512_add_epi32(start, _mm512_add_epi32(even, odd));
 }
 
+/* With few sums in work each is two chains, so that they do not wait for their own latency. */
 LINEAR_INLINE void dot_t16(const uint8_t *codes, size_t tile_bytes, const int8_t *a, size_t a_stride, int tiles,
                            int tokens, linear_format format, tables t, sums *s) {
+    const bool two_chains = tiles * tokens <= 2;
+    __m512i second_chain[2][6];
+    UNROLL for (int i = 0; i < tiles; i++) {
+        UNROLL for (int j = 0; j < tokens; j++) { second_chain[i][j] = _mm512_setzero_si512(); }
+    }
     UNROLL for (int step = 0; step < 4; step++) {
         __m512i low[2], high[2];
         UNROLL for (int i = 0; i < tiles; i++) {
@@ -193,9 +200,13 @@ LINEAR_INLINE void dot_t16(const uint8_t *codes, size_t tile_bytes, const int8_t
             const __m512i first = _mm512_set1_epi32(load_quad(quads)), second = _mm512_set1_epi32(load_quad(quads + 4));
             UNROLL for (int i = 0; i < tiles; i++) { s->dot[i][j] = _mm512_dpbusd_epi32(s->dot[i][j], low[i], first); }
             UNROLL for (int i = 0; i < tiles; i++) {
-                s->dot[i][j] = _mm512_dpbusd_epi32(s->dot[i][j], high[i], second);
+                __m512i *sum = two_chains ? &second_chain[i][j] : &s->dot[i][j];
+                *sum = _mm512_dpbusd_epi32(*sum, high[i], second);
             }
         }
+    }
+    UNROLL for (int i = 0; i < tiles && two_chains; i++) {
+        UNROLL for (int j = 0; j < tokens; j++) { s->dot[i][j] = _mm512_add_epi32(s->dot[i][j], second_chain[i][j]); }
     }
 }
 
@@ -211,13 +222,16 @@ LINEAR_INLINE void add_block(const ingot_linear_args *args, linear_block block, 
         const int32_t sum = a_sum[(size_t)j * s_stride];
         UNROLL for (int i = 0; i < tiles; i++) {
             const __m512i start = start_dot(sum, args->delta, scale[i], format);
-            s->dot[i][j] = format == LINEAR_T2 ? _mm512_add_epi32(s->dot[i][j], start) : start;
+            s->dot[i][j] = start;
             if (k8) s->dot[i][j] = dot_k8(args, block.codes, a + (size_t)j * a_stride, start, format, t);
         }
     }
     if (!k8) dot_t16(block.codes, tile_bytes, a, a_stride, tiles, tokens, format, t, s);
-    if (format == LINEAR_T2) return;
     UNROLL for (int j = 0; j < tokens; j++) {
+        if (format == LINEAR_T2) {
+            UNROLL for (int i = 0; i < tiles; i++) { s->total[i][j] = _mm512_add_epi32(s->total[i][j], s->dot[i][j]); }
+            continue;
+        }
         const __m512 factor = _mm512_set1_ps(a_scale[(size_t)j * s_stride]);
         UNROLL for (int i = 0; i < tiles; i++) {
             s->acc[i][j] = accumulate(s->acc[i][j], s->dot[i][j], scale[i].scale, factor, format);
@@ -229,7 +243,7 @@ LINEAR_INLINE __m512 finish(const ingot_linear_args *args, const sums *s, int i,
                             const uint8_t *head, linear_format format) {
     if (format == LINEAR_T2) {
         const __m512 a_scale = _mm512_set1_ps(args->a_scale[(token + (size_t)j) * args->s_stride]);
-        return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s->dot[i][j]), a_scale), _mm512_load_ps(head));
+        return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s->total[i][j]), a_scale), _mm512_load_ps(head));
     }
     return linear_has_sub_scale(format) ? _mm512_mul_ps(s->acc[i][j], load_halves(head)) : s->acc[i][j];
 }
@@ -243,7 +257,7 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
     UNROLL for (int i = 0; i < tiles; i++) {
         UNROLL for (int j = 0; j < tokens; j++) {
             s.acc[i][j] = _mm512_setzero_ps();
-            s.dot[i][j] = _mm512_setzero_si512();
+            s.total[i][j] = _mm512_setzero_si512();
         }
     }
     for (uint32_t b = 0; b < stored.count; b++) {
@@ -284,7 +298,12 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
 
 #define LINEAR_AVX512_KERNEL(symbol, format)                                       \
     LINEAR_AVX512_PANELS(format)                                                   \
+    LINEAR_AVX512_GEMM(format)                                                     \
     void symbol(const ingot_linear_args *args) {                                   \
+        if (args->panels != NULL) {                                                \
+            gemm(args);                                                            \
+            return;                                                                \
+        }                                                                          \
         linear_cover(args, singles, args->tile_offsets == NULL ? pairs : NULL, 5); \
     }
 
@@ -294,9 +313,14 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
     PANEL(panel_k8_1, 1, 1, format, true)                                          \
     PANEL(panel_k8_4, 1, 4, format, true)                                          \
     static const linear_panel panels_k8[] = {{4, panel_k8_4}, {1, panel_k8_1}};    \
+    LINEAR_AVX512_GEMM(format)                                                     \
     void symbol(const ingot_linear_args *args) {                                   \
         if (args->layout == INGOT_LAYOUT_T16_K8) {                                 \
             linear_cover(args, panels_k8, NULL, 0);                                \
+            return;                                                                \
+        }                                                                          \
+        if (args->panels != NULL) {                                                \
+            gemm(args);                                                            \
             return;                                                                \
         }                                                                          \
         linear_cover(args, singles, args->tile_offsets == NULL ? pairs : NULL, 5); \

@@ -9,7 +9,8 @@
 
 /* Two tables of 16 entries, each of whose indices vpshufb takes from the low four bits of a byte.
  *   c4  low: the entries                c5  low, high: entries 0..15, 16..31
- *   c3  low: the entries twice          c2  low: entry n & 3, high: entry n >> 2: a nibble holds two codes
+ *   c3  low: entry n & 7, high: entry (n & 3) + 4 * (n >> 3)
+ *   c2  low: entry n & 3, high: entry n >> 2: a nibble holds two codes
  * `bias` is added to each entry modulo 256. */
 typedef struct linear_tables {
     __m128i low, high;
@@ -23,6 +24,7 @@ LINEAR_INLINE linear_tables linear_load_tables(const ingot_linear_args *args, li
     if (format == LINEAR_C3) {
         const __m128i entries = _mm_loadl_epi64((const __m128i *)(const void *)args->codebook);
         t.low = _mm_unpacklo_epi64(entries, entries);
+        t.high = _mm_shuffle_epi32(t.low, 0x50);
     }
     if (format == LINEAR_C2) {
         t.low = _mm_set1_epi32(load_quad(args->codebook));

@@ -30,7 +30,7 @@ static int32_t round_limited(float value) {
 void ingot_quantize_token(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale, int32_t *a_sum) {
     const float largest = largest_of(x, k);
     const float inverse = largest >= 1e-30f ? 127.0f / largest : 0.0f;
-    *a_scale = largest >= 1e-30f ? largest / 127.0f : 0.0f;
+    for (uint32_t g = 0; g < k_padded / 32; g++) a_scale[g] = largest >= 1e-30f ? largest / 127.0f : 0.0f;
     for (uint32_t i = 0; i < k; i++) a[i] = (int8_t)round_limited(x[i] * inverse);
     for (uint32_t i = k; i < k_padded; i++) a[i] = 0;
     for (uint32_t g = 0; g < k_padded / 32; g++) {

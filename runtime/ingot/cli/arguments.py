@@ -11,6 +11,7 @@ from ingot.generation import Options
 from ingot.model import Model
 from ingot.sampling import Sampling
 from ingot.session import Session
+from ingot.session_config import KV_FORMATS
 
 __all__ = [
     "DRAFTED",
@@ -74,6 +75,7 @@ def open_session(model: Model, args: argparse.Namespace) -> Session:
         args.threads,
         prefill_threads=args.prefill_threads,
         speculate=args.speculate or (DRAFTED if args.draft else 0),
+        kv=args.kv,
     )
 
 
@@ -98,6 +100,12 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--draft", metavar="FILE", help="a small ingot with the same tokenizer that guesses"
+    )
+    parser.add_argument(
+        "--kv",
+        choices=tuple(KV_FORMATS),
+        default="auto",
+        help="how keys and values are kept (default auto: kv8)",
     )
 
 

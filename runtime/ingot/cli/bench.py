@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ingot._native import Native
+from ingot._numpy_start import np
 from ingot.cli.arguments import (
     DRAFTED,
     Subparsers,

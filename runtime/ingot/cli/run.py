@@ -17,8 +17,8 @@ from ingot.cli.arguments import (
     generation_options,
     open_session,
 )
-from ingot.generation import Stream
 from ingot.model import Model
+from ingot.stream import Stream
 
 __all__ = ["add_parser", "run"]
 

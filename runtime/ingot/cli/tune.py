@@ -5,14 +5,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 
 from ingot.cli.arguments import Subparsers, UsageError, add_command, add_file
 from ingot.cli.table import print_table
 from ingot.model import Model
 from ingot.session_config import SessionConfig, open_native
 from ingot.topology import read_topology
-from ingot.tuning import BUDGET_SECONDS, Tuned, cache_file, keep, load, measure
+from ingot.tuning import (
+    BUDGET_SECONDS,
+    Candidate,
+    Tuned,
+    cache_file,
+    cache_key,
+    keep,
+    load,
+    measure,
+)
 
 __all__ = ["add_parser", "run"]
 
@@ -48,24 +56,25 @@ def run(args: argparse.Namespace) -> int:
     with Model(args.file) as model:
         native = model.native
         topology = read_topology(native)
-        path = cache_file(native, model.handle)
-        known = None if args.force else load(path)
+        key = cache_key(native, model.handle)
+        path = cache_file(key)
+        known = None if args.force else load(key)
         tuned = Tuned(known) if known is not None else None
         stored = tuned is not None
         if tuned is None:
             session = open_native(native, model.handle, SessionConfig())
             tuned = measure(native, session, args.seconds)
             native.ffi.release(session)
-            stored = keep(path, tuned)
+            stored = keep(key, tuned)
     if args.json:
         report = {
-            "topology": asdict(topology),
-            "cache": str(path),
+            "topology": topology.to_json(),
+            "cache": path,
             "stored": stored,
             "disturbed": tuned.disturbed,
             "measured": bool(tuned.candidates),
             "tuning": tuned.values,
-            "candidates": [asdict(candidate) for candidate in tuned.candidates],
+            "candidates": [_to_json(candidate) for candidate in tuned.candidates],
         }
         print(json.dumps(report))
         return 0
@@ -76,6 +85,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"kept in {path}" if stored else f"not kept: {path} cannot be written")
     return 0
+
+
+def _to_json(candidate: Candidate) -> dict[str, object]:
+    return {name: getattr(candidate, name) for name in Candidate.names}
 
 
 def _print(tuned: Tuned) -> None:

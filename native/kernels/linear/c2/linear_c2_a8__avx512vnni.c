@@ -1,4 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "kernels/linear/linear_avx512.h"
+#include "kernels/linear/linear_gemm_avx512.h"
 
 LINEAR_AVX512_KERNEL(ingot_linear_c2_a8__avx512vnni, LINEAR_C2)

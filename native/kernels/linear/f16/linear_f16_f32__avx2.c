@@ -1,32 +1,36 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/linear/linear_avx2.h"
 
-/* A half chunk is 8 rows x 2 k: even k to the low half of the register, odd k to the high half. */
-LINEAR_INLINE __m256i split_pairs(__m256i half_chunk) {
-    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12,
-                                           13, 2, 3, 6, 7, 10, 11, 14, 15);
-    return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(half_chunk, order), 0xd8);
+/* The 8 rows of half a chunk, split into even and odd k; rows stand in the order 0 1 4 5 2 3 6 7. */
+LINEAR_INLINE void load_rows(const uint8_t *half_chunk, __m256 *even, __m256 *odd) {
+    const __m256 low = load_halves(half_chunk), high = load_halves(half_chunk + 16);
+    *even = _mm256_shuffle_ps(low, high, 0x88);
+    *odd = _mm256_shuffle_ps(low, high, 0xdd);
 }
 
-/* One chain of fused multiply-adds for each row and token: the order of k is part of the contract. */
+LINEAR_INLINE __m256 order_rows(__m256 rows) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(rows), 0xd8));
+}
+
+/* One chain of fused multiply-adds for each row and token: the order of k is part of the contract. Halves 2 and 3 are
+ * those of the next tile, of a dense weight. */
 LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint32_t token, int first, int halves,
                              int tokens) {
-    const uint8_t *weights = args->weights + tile * args->tile_bytes;
+    const linear_tile stored = linear_find_tile(args, tile, LINEAR_F16);
     __m256 acc[4][8];
     UNROLL for (int i = 0; i < halves; i++) {
         UNROLL for (int j = 0; j < tokens; j++) { acc[i][j] = _mm256_setzero_ps(); }
     }
-    for (uint32_t c = 0; c < args->k / 2; c++) {
-        const float *x = args->x + token * args->x_stride + (size_t)2 * c;
-        const uint8_t *chunks = weights + (size_t)LINEAR_CHUNK * c;
+    for (uint32_t c = 0; c < 16 * stored.count; c++) {
+        const linear_superblock superblock = linear_find_superblock(args, &stored, c / 16, LINEAR_F16);
+        const float *x = args->x + token * args->x_stride + LINEAR_BLOCK * (size_t)superblock.first + 2 * (c % 16);
+        const uint8_t *chunks = superblock.codes + (size_t)LINEAR_CHUNK * (c % 16);
         if (first == 0) prefetch_lines(chunks, halves == 4 ? LINEAR_PREFETCH / 2 : LINEAR_PREFETCH, 1);
         if (halves == 4) prefetch_lines(chunks + args->tile_bytes, LINEAR_PREFETCH / 2, 1);
-        UNROLL for (int i = 0; i < halves; i++) { /* halves 2 and 3 are those of the next tile */
+        UNROLL for (int i = 0; i < halves; i++) {
             const int half = first + i;
-            const uint8_t *chunk = chunks + (size_t)(half / 2) * args->tile_bytes;
-            const __m256i split = split_pairs(load_half_chunk(chunk + 32 * (half % 2)));
-            const __m256 even = _mm256_cvtph_ps(_mm256_castsi256_si128(split));
-            const __m256 odd = _mm256_cvtph_ps(_mm256_extracti128_si256(split, 1));
+            __m256 even, odd;
+            load_rows(chunks + (size_t)(half / 2) * args->tile_bytes + 32 * (half % 2), &even, &odd);
             UNROLL for (int j = 0; j < tokens; j++) {
                 acc[i][j] = _mm256_fmadd_ps(even, _mm256_set1_ps(x[(size_t)j * args->x_stride]), acc[i][j]);
             }
@@ -37,7 +41,7 @@ LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint3
     }
     UNROLL for (int i = 0; i < halves; i++) {
         UNROLL for (int j = 0; j < tokens; j++) {
-            _mm256_store_ps(linear_out(args, tile, token + (uint32_t)j) + 8 * (first + i), acc[i][j]);
+            _mm256_store_ps(linear_out(args, tile, token + (uint32_t)j) + 8 * (first + i), order_rows(acc[i][j]));
         }
     }
 }
@@ -63,5 +67,5 @@ static const linear_panel pairs[] = {{1, panel_pair}};
 
 /* With one token a second tile hides the latency of the chain. */
 void ingot_linear_f16_f32__avx2(const ingot_linear_args *args) {
-    linear_cover(args, singles, args->m == 1 ? pairs : NULL, 1);
+    linear_cover(args, singles, args->m == 1 && args->tile_offsets == NULL ? pairs : NULL, 1);
 }

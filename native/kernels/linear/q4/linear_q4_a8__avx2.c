@@ -5,4 +5,4 @@
 
 #include "kernels/linear/linear_avx2.h"
 
-LINEAR_AVX2_KERNEL(ingot_linear_q4_a8__avx2, LINEAR_Q4)
+LINEAR_AVX2_KERNEL_K8(ingot_linear_q4_a8__avx2, LINEAR_Q4)

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef __AVXVNNI__
+#error "this file needs -mavxvnni"
+#endif
+
+#include "kernels/linear/linear_avx2.h"
+
+LINEAR_AVX2_KERNEL(ingot_linear_t2_a8__avxvnni, LINEAR_T2)
