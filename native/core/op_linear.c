@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/ops.h"
+#include "core/pick.h"
 #include "kernels/dispatch.h"
 
 /* The input as the kernels read it. */
@@ -142,18 +143,23 @@ static void finish_row(const float *from, const float *bias, const float *add, u
     }
 }
 
-/* Accumulators of `count` columns from column0: bias, residual, store. */
-static void finish_plain(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
-                         const float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
+/* Accumulators of `count` columns from column0: bias, residual; then stored, or of the head the best ones kept. */
+static void finish_plain(const ingot_lane *lane, const ingot_step *step, const ingot_linear_part *part,
+                         float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
+    const ingot_session *session = lane->session;
+    bool picks = session->pick_count != 0 && part->output == session->model->file.step_output;
     bool residual = (step->flags & INGOT_LINEAR_FLAG_RESIDUAL) != 0;
     uint32_t place = 1 + step->part_count + (part->bias != NULL ? step->part_count : 0);
     uint32_t residual_tensor = residual ? step->inputs[place] : 0;
     for (uint32_t row = 0; row < m; row++) {
         const float *from = accumulators + row * stride;
-        float *to = ingot_row(session, part->output, row) + column0;
+        float *to = picks ? accumulators + row * stride : ingot_row(session, part->output, row) + column0;
         const float *bias = part->bias != NULL ? part->bias + column0 : NULL;
         const float *add = residual ? ingot_row(session, residual_tensor, row) + column0 : NULL;
         finish_row(from, bias, add, count, to);
+        if (picks) {
+            ingot_pick_take(session, lane->area, row, to, column0, count);
+        }
     }
 }
 
@@ -210,7 +216,7 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
     }
     uint32_t column = tile_begin * INGOT_TILE_ROWS;
     uint32_t count = part->n - column < stride ? part->n - column : (uint32_t)stride;
-    finish_plain(session, step, part, args.out, stride, m, column, count);
+    finish_plain(lane, step, part, args.out, stride, m, column, count);
 }
 
 /* Items of the parts in work are numbered through; a run of them is cut at the parts' borders and at what the tile buffer holds. */

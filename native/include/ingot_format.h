@@ -464,10 +464,10 @@ typedef struct ingot_attention_parameters {
     uint32_t heads; /* h */
     uint32_t kv_heads; /* divides heads */
     uint32_t head_size; /* d */
-    uint32_t window; /* 0: none (version 0 takes only 0) */
+    uint32_t window; /* newest positions that a row sees, its own included; 0: all */
     float scale; /* of q . k */
     float soft_cap; /* 0: none (version 0 takes only 0) */
-    uint32_t sinks; /* 0: none (version 0 takes only 0) */
+    uint32_t sinks; /* first positions that a window leaves visible; 0 without a window */
     uint32_t reserved; /* zero */
 } ingot_attention_parameters;
 _Static_assert(sizeof(ingot_attention_parameters) == 32, "attention_parameters");

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ingot.errors import InvalidArgumentError
-from ingot.format import Section
+from ingot.generation import Options
+from ingot.sampling import Sampling
 
+TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
     from ingot.model import Model
     from ingot.session import Session
@@ -17,20 +18,26 @@ __all__ = ["DraftModelDrafter", "require_same_tokenizer"]
 
 
 class DraftModelDrafter:
-    """Continues greedily with a session of its own, which follows the text of the other."""
+    """Continues with a session of its own, which follows the text of the other.
 
-    def __init__(self, session: Session) -> None:
+    It draws with the other's settings, seed and positions, so with the same random numbers: two
+    models that agree on the probabilities then agree on the token, at any temperature.
+    """
+
+    def __init__(self, session: Session, sampling: Sampling) -> None:
         self._session = session
+        self._sampling = sampling
 
     def propose(self, tokens: Sequence[int], most: int) -> list[int]:
-        """Return the draft model's likeliest next tokens, fewer where its context ends."""
+        """Return the draft model's next tokens, fewer where its context or its text ends."""
         session = self._session
         room = session.context - len(tokens)
         if room <= 0:
             return []
         kept = _common(session.token_ids, tokens[:-1])
         session.truncate(kept)
-        return list(session.generate(tokens[kept:], max_tokens=min(most, room)).token_ids)
+        options = Options(min(most, room), self._sampling, text=False, speculate="off")
+        return list(session.begin(tokens[kept:], options).result().token_ids)
 
     def learn(self, accepted: int) -> None:
         """Nothing to learn: what was wrong is cut off at the next proposal."""
@@ -44,8 +51,8 @@ def _common(ours: Sequence[int], theirs: Sequence[int]) -> int:
 
 def require_same_tokenizer(model: Model, draft: Model) -> None:
     """Raises: InvalidArgumentError if the two do not mean the same text by the same ids."""
-    digests = [one.section_digest(Section.TOKENIZER) for one in (model, draft)]
-    if digests[0] != digests[1]:
+    texts = [one.section_by_name("tokenizer") for one in (model, draft)]
+    if texts[0] != texts[1]:
         raise InvalidArgumentError(
             f"draft {draft.path.name} has another tokenizer than {model.path.name}: "
             "compress both from checkpoints of one family"

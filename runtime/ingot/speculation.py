@@ -11,7 +11,12 @@ Source: Leviathan et al. 2023 (arXiv:2211.17192), with equality in place of reje
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+
+TYPE_CHECKING = False  # as in typing, whose import takes long
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 __all__ = ["Drafter", "LookupDrafter", "Speculator"]
 

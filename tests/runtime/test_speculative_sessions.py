@@ -78,8 +78,24 @@ def test_a_draft_model_changes_no_token(model: Model, lantern_ingot: Path) -> No
             wanted = plain.generate(VERSE, max_tokens=40, temperature=temperature, seed=5)
             assert found.token_ids == wanted.token_ids
         greedy = session.generate(VERSE, max_tokens=40).stats
-        # It guesses with the same weights, so that every draft is right.
+        # It guesses with the same weights, so that every draft is right; when drawn as well,
+        # because it draws with the same random numbers.
         assert greedy.accepted_tokens == greedy.drafted_tokens > 0
+        session.reset()
+        drawn = session.generate(VERSE, max_tokens=40, temperature=1.0, seed=5).stats
+        assert drawn.accepted_tokens == drawn.drafted_tokens > 0
+
+
+def test_speculation_is_switched_off_and_asked_for_by_name(model: Model) -> None:
+    with model.session(speculate=8) as session, model.session() as plain:
+        stats = session.generate(VERSE * 3, max_tokens=30, speculate="off").stats
+        assert stats.drafted_tokens == 0 and stats.decode_passes == 29
+        session.reset()
+        assert session.generate(VERSE * 3, max_tokens=30, speculate="lookup").stats.drafted_tokens
+        with pytest.raises(InvalidArgumentError, match=r"model.session\(speculate=8\)"):
+            plain.stream(VERSE, speculate="lookup")
+        with pytest.raises(InvalidArgumentError, match="auto, lookup, off"):
+            plain.stream(VERSE, speculate="yes")
 
 
 def test_a_draft_with_another_tokenizer_is_refused(lantern_ingot: Path, tmp_path: Path) -> None:

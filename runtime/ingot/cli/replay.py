@@ -16,7 +16,8 @@ from typing import Any
 
 from ingot.errors import InvalidArgumentError
 from ingot.model import Model
-from ingot.session import Session
+from ingot.passes import Passes
+from ingot.session_config import SessionConfig
 from ingot.speculation import LookupDrafter, Speculator
 
 __all__ = ["Transcript", "read_transcript", "replay"]
@@ -60,12 +61,15 @@ def replay(model: Model, transcript: Transcript, threads: int, most: int, rounds
         )
     plain, drafted = [], []
     speculator = Speculator(LookupDrafter(), most)
-    with model.session(threads=threads, speculate=most) as session:
-        _play(session, transcript, None)  # brings the weights into memory
+    passes = Passes(model, SessionConfig(threads=threads, speculate=most))
+    try:
+        _play(passes, transcript, None)  # brings the weights into memory
         for _ in range(rounds):
-            plain.append(_play(session, transcript, None))
+            plain.append(_play(passes, transcript, None))
             speculator = Speculator(LookupDrafter(), most)
-            drafted.append(_play(session, transcript, speculator))
+            drafted.append(_play(passes, transcript, speculator))
+    finally:
+        passes.close()
     ratios = [fast / slow for fast, slow in zip(drafted, plain, strict=True)]
     return {
         "transcript": transcript.name,
@@ -80,22 +84,22 @@ def replay(model: Model, transcript: Transcript, threads: int, most: int, rounds
     }
 
 
-def _play(session: Session, transcript: Transcript, speculator: Speculator | None) -> float:
+def _play(passes: Passes, transcript: Transcript, speculator: Speculator | None) -> float:
     """Feed the prompt, then decode the output; return the output's tokens per second."""
     output = transcript.output
     tokens = [*transcript.prompt, output[0]]
-    session.reset()
-    session.feed(transcript.prompt)
-    session.keep(output[0])
+    passes.cut(0)
+    passes.evaluate(transcript.prompt, 1)
     done, begin = 1, time.perf_counter()
     while done < len(output):
         room = len(output) - done - 1
-        drafts = speculator.draft(tokens, room) if speculator is not None else []
         start = time.perf_counter()
-        session.feed_pending((), drafts)
+        drafts = speculator.draft(tokens, room) if speculator is not None else []
+        passes.evaluate([tokens[-1], *drafts], 1 + len(drafts))
         seconds, right = time.perf_counter() - start, 0
-        while session.keep(output[done + right]):
+        while right < len(drafts) and drafts[right] == output[done + right]:
             right += 1
+        passes.cut(len(tokens) + right)
         if speculator is not None:
             speculator.record(len(drafts), right, seconds)
         tokens += output[done : done + right + 1]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ingot import _numpy_start as _numpy_start  # before anything here loads NumPy
 from ingot.packing.activations import quantize_activations, quantize_tokens
 from ingot.packing.quantized import (
     Quantized,
