@@ -120,7 +120,7 @@ class Model:
         """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
 
         Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes,
-        speculate in tokens guessed ahead per pass (8 is a good figure; the text stays the same).
+        speculate in tokens guessed ahead per pass (7 is a good figure; the text stays the same).
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """

@@ -321,7 +321,7 @@ class Session:
         if self.most_drafted <= 0 or options.speculate == "off":
             if options.speculate == "lookup":
                 raise InvalidArgumentError(
-                    "speculate='lookup': open the session with model.session(speculate=8)"
+                    "speculate='lookup': open the session with model.session(speculate=7)"
                 )
             return None
         from ingot.draft import DraftModelDrafter
