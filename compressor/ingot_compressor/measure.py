@@ -116,7 +116,7 @@ def measure_file(
                 f"windows of {longest} tokens do not fit the file's context {model.info.context}"
             )
         rows = min(longest, model.info.chunk)
-        with model.session(context=longest, threads=threads, logits_rows=rows) as session:
+        with model.session(context=longest, threads=threads, logits_rows=rows, kv="f16") as session:
             candidate = packed_logits(session, program.vocabulary)
             return evaluate(windows, reference_logits(program, store), candidate, progress)
 

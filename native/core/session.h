@@ -3,6 +3,7 @@
 #ifndef INGOT_SESSION_H
 #define INGOT_SESSION_H
 
+#include "core/kv_state.h"
 #include "core/model.h"
 #include "core/pool.h"
 #include "core/sample.h"
@@ -13,6 +14,12 @@ typedef struct ingot_pick {
     float logit;
     int32_t id;
 } ingot_pick;
+#include "core/profile.h"
+
+enum { INGOT_DECODE_TOKENS = 8 }; /* passes of at most these run on the threads of decoding */
+
+/* Fewer tokens than this split attention over the context as well. */
+enum { INGOT_SPLIT_TOKENS = 4 };
 
 /* What one thread writes without asking anybody. */
 typedef struct ingot_thread_area {
@@ -37,8 +44,10 @@ typedef struct ingot_activation_place {
 struct ingot_session {
     ingot_model *model;
     ingot_pool *pool;
+    ingot_session_config config; /* as given; forks take the same */
     uint64_t process;
-    uint32_t context, capacity, chunk, logits_rows, threads;
+    uint32_t context, capacity, chunk, logits_rows;
+    uint32_t threads, prefill_threads; /* of a pass of few tokens, and of a longer one */
     uint32_t position;
     _Atomic uint32_t busy, cancelled;
     uint64_t executed;
@@ -47,8 +56,9 @@ struct ingot_session {
     uint64_t memory_size;
     ingot_memory_info info;
     ingot_activation_place *places; /* by tensor id */
-    uint16_t **keys;                /* by state index */
-    uint16_t **values;
+    ingot_kv_state kv;
+    float *partials;            /* attention: results of runs, (kv_heads, runs, rows, state) */
+    _Atomic uint32_t *arrivals; /* attention: runs of a KV head that are done */
     int8_t *a; /* quantized rows of a chunk: (chunk, widest_k) */
     float *a_scale;
     int32_t *a_sum;
@@ -66,8 +76,12 @@ struct ingot_session {
     uint32_t limit;    /* instructions to run */
     uint32_t pick_count; /* best logits to keep per row instead of writing all; 0: write them */
     bool tracing;      /* absorbed norms are written out as well */
+    ingot_profile *profile; /* NULL while off */
 };
 
+/** Opens a session; with a parent one of its family, of the parent's sizes. */
+ingot_status ingot_session_open(ingot_model *model, const ingot_session_config *config, const ingot_session *parent,
+                                ingot_session **session);
 /** Checks for use from a second thread or a forked child and takes the session. */
 ingot_status ingot_session_enter(ingot_session *session);
 void ingot_session_leave(ingot_session *session);
@@ -75,5 +89,7 @@ void ingot_session_leave(ingot_session *session);
 void ingot_session_cut(ingot_session *session, uint32_t position);
 /** What ingot_session_eval does, in a session that was entered. */
 ingot_status ingot_session_feed(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted);
+/** Threads of its pool. */
+uint32_t ingot_session_most_threads(const ingot_session *session);
 
 #endif

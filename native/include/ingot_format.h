@@ -189,7 +189,7 @@ typedef enum ingot_rule {
     INGOT_RULE_TENSOR_OVERLAP = 33, /* two stored tensors overlap */
     INGOT_RULE_TENSOR_RESERVED = 34, /* a reserved or unused field is not zero */
     INGOT_RULE_TENSOR_SPARSITY = 35, /* a sparsity that is unknown or not possible for the role */
-    INGOT_RULE_TENSOR_SUPERBLOCKS = 36, /* a list of superblocks that is out of order or range, badly padded, or does not add up */
+    INGOT_RULE_TENSOR_SUPERBLOCKS = 36, /* superblock list: out of order or range, badly padded, not adding up */
     INGOT_RULE_PROGRAM_SIZE = 40, /* counts do not add up to the section's size */
     INGOT_RULE_PROGRAM_RESERVED = 41, /* a reserved field is not zero */
     INGOT_RULE_ENTRY = 42, /* no 'step', a bad or double name, or instructions out of range */
@@ -464,10 +464,10 @@ typedef struct ingot_attention_parameters {
     uint32_t heads; /* h */
     uint32_t kv_heads; /* divides heads */
     uint32_t head_size; /* d */
-    uint32_t window; /* 0: none (version 0 takes only 0) */
+    uint32_t window; /* newest positions that a row sees, its own included; 0: all */
     float scale; /* of q . k */
     float soft_cap; /* 0: none (version 0 takes only 0) */
-    uint32_t sinks; /* 0: none (version 0 takes only 0) */
+    uint32_t sinks; /* first positions that a window leaves visible; 0 without a window */
     uint32_t reserved; /* zero */
 } ingot_attention_parameters;
 _Static_assert(sizeof(ingot_attention_parameters) == 32, "attention_parameters");

@@ -116,16 +116,36 @@ class Model:
         logits_rows: int = 1,
         memory_limit: int = 0,
         speculate: int = 0,
+        prefill_threads: int = 0,
+        kv: str = "auto",
+        on_full: str = "error",
+        sinks: int = 0,
     ) -> Session:
-        """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
+        """Open a session; all its memory is taken now. 0: the plan's figure, big cores, no limit.
 
-        Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes,
-        speculate in tokens guessed ahead per pass (7 is a good figure; the text stays the same).
+        threads run passes of up to 8 tokens, prefill_threads longer ones (0: as threads).
+        kv is how keys and values are kept: f16, kv8, k8v4, or auto (kv8); on_full what happens at
+        the end of the context: error, or shift, which forgets the older half behind the first
+        `sinks` tokens (see session_state.py).
+        Units: context, chunk, sinks in tokens, logits_rows in positions per pass, memory_limit in
+        bytes, speculate in tokens guessed ahead per pass (7 is a good figure; same text).
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        config = SessionConfig(context, chunk, logits_rows, threads, memory_limit, speculate)
+        sizes = (context, chunk, logits_rows, threads, prefill_threads, memory_limit, speculate)
+        config = SessionConfig(*sizes, kv, on_full, sinks)
         return Session(self, config)
+
+    def restore(self, path: str | os.PathLike[str], config: SessionConfig | None = None) -> Session:
+        """Open a session that goes on where Session.save() left one, without evaluating again.
+
+        The format of keys and values is the file's; the rest of `config` is as for session().
+        Raises: FormatError for a file that is damaged, cut short, or of another model or library;
+            StorageError; InvalidArgumentError if the context is too short; as session().
+        """
+        from ingot.session_state import restore
+
+        return restore(self, path, config or SessionConfig())
 
     @property
     def path(self) -> Path:

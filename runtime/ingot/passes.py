@@ -25,14 +25,15 @@ __all__ = ["Passes"]
 class Passes:
     """Owned by a Session. `tokens` are fed; `running` and `cancelled` are of the present call."""
 
-    def __init__(self, model: Model, config: SessionConfig) -> None:
+    def __init__(self, model: Model, config: SessionConfig, handle: Any = None) -> None:
         """Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError."""
         self.chunk = config.chunk or model.info.chunk
         self.tokens: list[int] = []
         self.running = self.cancelled = False
+        self._model, self._config = model, config
         self._native = model.native
         self._vocabulary = model.info.vocabulary
-        self._handle = create(model.native, model.handle, config)
+        self._handle = handle or create(model.native, model.handle, config)
         self._handle_lock = threading.Lock()
 
     @property
@@ -59,6 +60,15 @@ class Passes:
             if self.running and self._handle is not None:
                 self.cancelled = True
                 self._native.lib.ingot_session_cancel(self._handle)
+
+    def fork(self, count: int) -> Passes:
+        """Return passes of the same settings that share the keys and values of the first tokens."""
+        lib, handle = self._native.lib, self._native.ffi.new("ingot_session **")
+        self._native.check(lib.ingot_session_fork(self.handle, count, handle))
+        owned = self._native.ffi.gc(handle[0], lib.ingot_session_destroy)
+        child = Passes(self._model, self._config, owned)
+        child.tokens = self.tokens[:count]
+        return child
 
     def cut(self, count: int) -> None:
         """Forget all but the first tokens, and whatever was fed after them."""

@@ -8,15 +8,16 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from ingot._native import BACKENDS
-from ingot.errors import ContextFullError, InvalidArgumentError, StateError
+from ingot.errors import InvalidArgumentError, StateError
 from ingot.generation import Generation, Options, Stats
 from ingot.passes import Passes
 from ingot.sampling import Sampling
-from ingot.session_config import MemoryInfo, SessionConfig, checked_ids
+from ingot.session_config import KV_NAMES, MemoryInfo, SessionConfig, checked_ids
 from ingot.stream import Stream
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
+    from os import PathLike
     from types import TracebackType
 
     import numpy as np
@@ -32,16 +33,20 @@ __all__ = ["Session"]
 class Session:
     """Made by Model.session(). Belongs to one thread at a time; only cancel() is for any thread."""
 
-    def __init__(self, model: Model, config: SessionConfig) -> None:
+    def __init__(self, model: Model, config: SessionConfig, passes: Passes | None = None) -> None:
         """Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError."""
         self.model = model
+        self.config = config
         self._native = model.native
-        self._passes = Passes(model, config)
+        self._passes = Passes(model, config) if passes is None else passes
         self.chunk = self._passes.chunk
         self.context = config.context or model.info.context
         self._logits_rows = max(config.rows, 1)
         self.most_drafted = min(config.speculate, self.chunk - 1)
-        self._draft = self._open_draft(config)
+        draft = model.draft if self.most_drafted > 0 else None
+        self._draft = (
+            draft.session(min(self.context, draft.info.context), config.threads) if draft else None
+        )
         self._pending: list[int] = []  # chosen, fed when the one after them is wanted
         self._ahead: list[int] = []  # fed and chosen, not yet taken by the stream
         self._lock = threading.Lock()
@@ -137,6 +142,11 @@ class Session:
         self._passes.cancel()
 
     @property
+    def full(self) -> bool:
+        """Whether the next token has no room and the session does not shift."""
+        return self.token_count > self.context and self.config.on_full != "shift"
+
+    @property
     def cancelled(self) -> bool:
         """Whether the running generation was cancelled."""
         return self._passes.cancelled
@@ -157,6 +167,30 @@ class Session:
     def token_count(self) -> int:
         """How many token ids the session holds."""
         return len(self._passes.tokens) + len(self._pending)
+
+    @property
+    def kv(self) -> str:
+        """How keys and values are kept: f16, kv8 or k8v4."""
+        return KV_NAMES[int(self._native.lib.ingot_session_kv_format(self._passes.handle))]
+
+    def fork(self, position: int | None = None) -> Session:
+        """Return a session, for any thread, that shares the first `position` tokens (all).
+
+        Raises: InvalidArgumentError; OutOfMemoryError.
+        """
+        with self.exclusive():
+            self._drop_stream()
+            from ingot.session_state import fork
+
+            return fork(self, position)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write it to a file for Model.restore(), all or nothing. Raises: StorageError."""
+        with self.exclusive():
+            self._drop_stream()
+            from ingot.session_state import save
+
+            save(self, path)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -293,6 +327,7 @@ class Session:
         would have been chosen, then one more. keep() takes them one by one.
         Raises: CancelledError; what was fed until then stays.
         """
+        self._require_room(len(prompt) + len(guesses))
         tokens = [*self._take_pending(), *prompt]
         chosen = self._passes.choose(tokens, guesses, sampling)
         self._ahead = chosen[:-1]
@@ -314,30 +349,12 @@ class Session:
                 self._passes.cut(len(self._passes.tokens))
 
     def speculator(self, options: Options, sampling: Sampling) -> Speculator | None:
-        """Return what guesses for one generation, None for nothing.
-
-        Raises: InvalidArgumentError if lookup is wanted and the session was opened without.
-        """
-        if self.most_drafted <= 0 or options.speculate == "off":
-            if options.speculate == "lookup":
-                raise InvalidArgumentError(
-                    "speculate='lookup': open the session with model.session(speculate=7)"
-                )
+        """Return what guesses for one generation, None for nothing. Raises: as make_speculator()."""
+        if self.most_drafted <= 0 and options.speculate != "lookup":
             return None
-        from ingot.draft import DraftModelDrafter
-        from ingot.speculation import LookupDrafter, Speculator
+        from ingot.draft import make_speculator
 
-        if self._draft is None or options.speculate == "lookup":
-            return Speculator(LookupDrafter(), self.most_drafted)
-        return Speculator(DraftModelDrafter(self._draft, sampling), self.most_drafted)
-
-    def _open_draft(self, config: SessionConfig) -> Session | None:
-        """Open a session of the draft model with our threads, if there is one and it is wanted."""
-        draft = self.model.draft
-        if draft is None or self.most_drafted <= 0:
-            return None
-        context = min(self.context, draft.info.context)
-        return Session(draft, SessionConfig(context, threads=config.threads))
+        return make_speculator(self._draft, self.most_drafted, options, sampling)
 
     def _take_pending(self) -> list[int]:
         tokens, self._pending = self._pending, []
@@ -367,14 +384,11 @@ class Session:
         return tokens
 
     def _require_room(self, count: int) -> None:
-        """Raises: ContextFullError if so many more tokens do not fit."""
+        """Make room where the session shifts. Raises: ContextFullError if the tokens do not fit."""
         if self.token_count + count > self.context:
-            raise ContextFullError(
-                f"{count} tokens do not fit: the session has {len(self._passes.tokens)} "
-                f"of {self.context}. Shorten the prompt, reset() or truncate() the session, "
-                "or open one with a larger "
-                f"context (this file allows {self.model.info.context})"
-            )
+            from ingot.session_state import make_room
+
+            self._pending = make_room(self, count)
 
 
 def _stops(stop: Sequence[str]) -> tuple[str, ...]:

@@ -23,23 +23,47 @@ if TYPE_CHECKING:
 
 MOST_DRAFTED = 15  # with the token before them, as many rows as the head keeps the best of
 
-__all__ = ["MemoryInfo", "SessionConfig", "checked_ids", "create", "sampling_struct"]
+KV_FORMATS = {"auto": 0, "f16": 1, "kv8": 2, "k8v4": 3}
+KV_NAMES = {number: name for name, number in KV_FORMATS.items()}
+ON_FULL = ("error", "shift")
+_FIELDS = (
+    *("context", "chunk", "logits_rows", "threads", "prefill_threads"),
+    *("sinks", "memory_limit"),
+)
+
+__all__ = [
+    "KV_FORMATS",
+    "KV_NAMES",
+    "MemoryInfo",
+    "SessionConfig",
+    "checked_ids",
+    "create",
+    "sampling_struct",
+]
 
 
 class SessionConfig(Record):
     """What a session reserves; 0 takes the plan's figure, every CPU, or no limit.
 
     context positions; chunk tokens per pass; logits_rows positions per pass whose logits are kept;
-    threads 1 to 64; memory_limit bytes for model and session together.
+    threads 1 to 64 for passes of up to 8 tokens, prefill_threads for longer ones (0: as threads);
+    memory_limit bytes for model and session together.
     speculate: most tokens guessed ahead for one pass, 0 for none.
+    kv: how keys and values are kept: f16, kv8 (int8), k8v4 (values of 4 bits), or auto (kv8).
+    on_full: what happens at the end of the context: error, or shift: after the first `sinks` tokens
+    the older half is forgotten and the rest evaluated again.
     """
 
     context: int = 0
     chunk: int = 0
     logits_rows: int = 1
     threads: int = 0
+    prefill_threads: int = 0
     memory_limit: int = 0
     speculate: int = 0
+    kv: str = "auto"
+    on_full: str = "error"
+    sinks: int = 0
 
     @property
     def rows(self) -> int:
@@ -68,12 +92,18 @@ def create(native: Native, model: Any, config: SessionConfig) -> Any:
         raise InvalidArgumentError(
             f"speculate is {config.speculate!r}, expected 0 (off) to {MOST_DRAFTED} tokens"
         )
-    for name in ("context", "chunk", "logits_rows", "threads", "memory_limit"):
+    for name in _FIELDS:
         value = getattr(config, "rows" if name == "logits_rows" else name)
         limit = 1 << (64 if name == "memory_limit" else 32)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
             raise InvalidArgumentError(f"{name} is {value!r}, expected an integer of at least 0")
-        setattr(settings, name, value)
+        if name != "sinks":
+            setattr(settings, name, value)
+    if config.on_full not in ON_FULL:
+        raise InvalidArgumentError(f"on_full is {config.on_full!r}, expected error or shift")
+    if config.kv not in KV_FORMATS:
+        raise InvalidArgumentError(f"kv is {config.kv!r}, expected one of {', '.join(KV_FORMATS)}")
+    settings.kv_format = KV_FORMATS[config.kv]
     handle = native.ffi.new("ingot_session **")
     native.check(native.lib.ingot_session_create(model, settings, handle))
     return native.ffi.gc(handle[0], native.lib.ingot_session_destroy)

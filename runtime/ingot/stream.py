@@ -152,7 +152,7 @@ class Stream(Iterator[str]):
             self._finish("stop_string")
         elif len(self.token_ids) == self._options.max_tokens:
             self._finish("length")
-        elif self._session.token_count > self._session.context:
+        elif self._session.full:
             self._finish("context")
         elif self._session.cancelled:
             self._finish("cancelled")

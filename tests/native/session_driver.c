@@ -24,7 +24,8 @@ enum { FLUSH_AND_ROUND_DOWN = 0xa040 }; /* FTZ, rounding down, DAZ */
 enum { FLUSH_AND_ROUND_DOWN = 0x1800000 }; /* FZ, rounding towards minus infinity */
 #endif
 
-enum { TOKENS = 40, MAX_THREADS = 4 };
+/* More than a run of attention, so that threads share a head. */
+enum { TOKENS = 300, MAX_THREADS = 4 };
 
 /* The executable's malloc comes before libc's, so that the library's calls are seen here too. Sanitizers bring their
  * own, so the count is left out there. */

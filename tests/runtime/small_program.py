@@ -240,6 +240,7 @@ class EveryOp:
         self.b = ProgramBuilder()
         self.rng = np.random.default_rng(seed)
         self.dtype, self.group, self.change = dtype, group, change
+        self.window = self.sinks = 0
 
     def weight(self, name: str, n: int, k: int) -> str:
         return self.b.weight(name, random_weight(self.rng, self.dtype, self.group, n, k))
@@ -289,7 +290,9 @@ class EveryOp:
             self.b.state("k.state", KV_HEADS, HEAD),
             self.b.state("v.state", KV_HEADS, HEAD),
         )
-        parameters = AttentionParameters(HEADS, KV_HEADS, HEAD, 0, HEAD**-0.5, 0.0, 0)
+        parameters = AttentionParameters(
+            HEADS, KV_HEADS, HEAD, self.window, HEAD**-0.5, 0.0, self.sinks
+        )
         inputs = (*turned, "v", *states)
         mixed = self.one(Opcode.ATTENTION, inputs, "mixed", WIDE, parameters)
         inputs = (mixed, self.weight("o.weight", HIDDEN, WIDE), x)
@@ -331,9 +334,13 @@ def every_op(
     seed: int = 0,
     change: float = 0.0,
     style: RopeStyle = RopeStyle.HALF_SPLIT,
+    window: int = 0,
+    sinks: int = 0,
+    context: int = 64,
 ) -> Path:
     """Write a decoder that uses every op of version 0 with weights of one format."""
     model = EveryOp(dtype, group, seed, change)
+    model.window, model.sinks, model.b.context = window, sinks, context
     table, x = model.embed()
     model.query_key_value(x)
     x = model.attend(x, model.turn(style))

@@ -39,7 +39,7 @@ def test_greedy_text_is_the_expected_one(model: Model, expected_greedy: dict[str
     assert len(prompts) == 3
     for prompt in prompts:
         expected = expected_greedy[prompt]
-        with model.session(threads=1) as session:
+        with model.session(threads=1, kv="f16") as session:
             found = session.generate(prompt, max_tokens=len(expected["greedy_ids"]))
         assert list(found.prompt_token_ids) == expected["prompt_ids"]
         assert list(found.token_ids) == expected["greedy_ids"]
@@ -52,7 +52,7 @@ def test_logits_equal_the_numpy_reference_for_any_chunking(model: Model, stories
         expected = ReferenceSession(container).eval(tokens, len(tokens))
     found = []
     for chunk, rows in ((0, 1), (0, 32), (7, 7)):
-        with model.session(chunk=chunk, logits_rows=rows, threads=2) as session:
+        with model.session(chunk=chunk, logits_rows=rows, threads=2, kv="f16") as session:
             found.append(session.logits(tokens))
             assert session.token_count == len(tokens)
     for logits in found:
@@ -131,7 +131,7 @@ def test_sessions_of_one_model_run_side_by_side(
     found: dict[str, str] = {}
 
     def answer(prompt: str) -> None:
-        with model.session(threads=1) as session:
+        with model.session(threads=1, kv="f16") as session:
             found[prompt] = session.generate(prompt, max_tokens=120).text
 
     threads = [threading.Thread(target=answer, args=(prompt,)) for prompt in prompts]

@@ -77,7 +77,7 @@ def _checks(args: argparse.Namespace) -> Iterator[Check]:
         yield "digests and structure", [], f"{len(container.sections)} sections"
         with Model(args.file) as model:
             yield "native reader", [], f"{model.info.instruction_count} instructions"
-            with model.session(threads=args.threads) as session:
+            with model.session(threads=args.threads, kv="f16") as session:
                 yield _conformance(container, session)
                 if args.against:
                     yield _against_reference(container, session)
