@@ -349,7 +349,7 @@ class Session:
                 self._passes.cut(len(self._passes.tokens))
 
     def speculator(self, options: Options, sampling: Sampling) -> Speculator | None:
-        """Return what guesses for one generation, None for nothing. Raises: as make_speculator()."""
+        """Return what guesses for one generation, or None. Raises: as make_speculator()."""
         if self.most_drafted <= 0 and options.speculate != "lookup":
             return None
         from ingot.draft import make_speculator
