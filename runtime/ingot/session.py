@@ -7,7 +7,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from ingot._native import BACKENDS
+from ingot import inspection
 from ingot.errors import InvalidArgumentError, StateError
 from ingot.generation import Generation, Options, Stats
 from ingot.passes import Passes
@@ -259,27 +259,16 @@ class Session:
         Raises: InvalidArgumentError if the tensor is no activation of that pass.
         """
         with self.exclusive():
-            from ingot._numpy_start import np
-
-            out = np.zeros((rows, self.model.tensor_width(tensor)), np.float32)
-            pointer = self._native.ffi.cast("float *", out.ctypes.data)
-            status = self._native.lib.ingot_session_read(
-                self._passes.handle, tensor, pointer, out.size
-            )
-            self._native.check(status)
-            return out
+            width = self.model.tensor_width(tensor)
+            return inspection.read_activation(self._passes, tensor, rows, width)
 
     def executed(self, backend: str = "cpu") -> int:
-        """Return how many instructions a backend has executed in this session."""
-        if backend not in BACKENDS:
-            raise InvalidArgumentError(f"backend '{backend}': built are {', '.join(BACKENDS)}")
-        return int(self._native.lib.ingot_session_executed(self._passes.handle, BACKENDS[backend]))
+        """Return how many instructions a backend has executed here."""
+        return inspection.executed(self._passes, backend)
 
     def memory(self) -> MemoryInfo:
         """Return what the session takes, in bytes."""
-        info = self._native.struct("ingot_memory_info")
-        self._native.check(self._native.lib.ingot_session_memory(self._passes.handle, info))
-        return MemoryInfo(*(int(getattr(info, name)) for name in MemoryInfo.names))
+        return inspection.memory(self._passes)
 
     def stream_bandwidth(self, pattern: int) -> float:
         """Return the gigabytes per second of reading all weights once with the session's threads.
@@ -287,10 +276,7 @@ class Session:
         pattern 0 is plain, 1 prefetched, 2 non-temporal.
         """
         with self.exclusive():
-            result = self._native.ffi.new("double *")
-            lib = self._native.lib
-            self._native.check(lib.ingot_session_stream(self._passes.handle, pattern, result))
-            return float(result[0])
+            return inspection.stream_bandwidth(self._passes, pattern)
 
     # For Stream
 
