@@ -131,7 +131,7 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     return input;
 }
 
-/* In runs that a compiler turns into vectors: `to` may be `add`. */
+/* In runs that a compiler turns into vectors: `to` may be `add` or `from`. */
 static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
     float values[INGOT_TILE_ROWS];
     for (uint32_t start = 0; start < count; start += INGOT_TILE_ROWS) {
