@@ -60,6 +60,8 @@ size_t ingot_struct_size(ingot_struct which) {
         case INGOT_STRUCT_KERNEL_INFO: return sizeof(ingot_kernel_info);
         case INGOT_STRUCT_LINEAR_CALL: return sizeof(ingot_linear_call);
         case INGOT_STRUCT_SAMPLING: return sizeof(ingot_sampling);
+        case INGOT_STRUCT_PROFILE_ENTRY: return sizeof(ingot_profile_entry);
+        case INGOT_STRUCT_TOPOLOGY_INFO: return sizeof(ingot_topology_info);
     }
     return 0;
 }

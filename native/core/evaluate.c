@@ -55,7 +55,11 @@ static bool run_pass(ingot_session *session, const int32_t *tokens, uint32_t m, 
     session->tokens = tokens;
     session->m = m;
     session->selected = selected;
-    ingot_pool_run(session->pool, ingot_executor_run, session);
+    const uint32_t threads = m <= INGOT_DECODE_TOKENS ? session->threads : session->prefill_threads;
+    if (session->profile != NULL) {
+        ingot_profile_start(session, threads);
+    }
+    ingot_pool_run(session->pool, threads, ingot_executor_run, session);
     return atomic_load(&session->cancelled) == 0;
 }
 

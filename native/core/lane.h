@@ -17,6 +17,8 @@ typedef struct ingot_lane {
     const ingot_thread_area *area;
     uint32_t thread;
     ingot_stage_kind stage;
+    ingot_profile_mark *mark;   /* of the instruction in work; NULL without a profile */
+    ingot_profile_mark *writer; /* of the one that wrote since the last barrier */
 } ingot_lane;
 
 /** Before work that every thread reads or shares: waits if anything was written since the last barrier. */

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "platform/platform.h"
+#include "platform/topology.h"
 
 /* Walks over the block: first with no memory to learn the size, then to hand out the places. */
 typedef struct carver {
@@ -66,7 +67,7 @@ static void carve_partials(ingot_session *session, carver *state) {
             heads = parameters->kv_heads > heads ? parameters->kv_heads : heads;
         }
     }
-    session->partials = carve(state, session->threads > 1 && runs > 1 ? floats * sizeof(float) : 0);
+    session->partials = carve(state, ingot_session_most_threads(session) > 1 && runs > 1 ? floats * sizeof(float) : 0);
     session->arrivals = carve(state, heads * sizeof(_Atomic uint32_t));
 }
 
@@ -82,6 +83,10 @@ static void carve_sampler(ingot_session *session, carver *state) {
     session->sampler.seen = carve(state, (ids + 63) / 64 * sizeof(uint64_t));
 }
 
+uint32_t ingot_session_most_threads(const ingot_session *session) {
+    return session->threads > session->prefill_threads ? session->threads : session->prefill_threads;
+}
+
 static void carve_all(ingot_session *session, carver *state) {
     const ingot_model *model = session->model;
     ingot_memory_info *info = &session->info;
@@ -94,7 +99,7 @@ static void carve_all(ingot_session *session, carver *state) {
     uint64_t panels = model->reads_panels ? round_up(session->chunk, INGOT_PANEL_TOKENS) / INGOT_PANEL_TOKENS : 0;
     session->panels = carve(state, panels * session->panel_bytes);
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
-    for (uint32_t thread = 0; thread < session->threads; thread++) {
+    for (uint32_t thread = 0; thread < ingot_session_most_threads(session); thread++) {
         carve_area(session, state, &session->areas[thread]);
     }
     carve_partials(session, state);
@@ -105,25 +110,30 @@ static void carve_all(ingot_session *session, carver *state) {
     info->total_bytes = state->used + info->state_bytes + info->weights_bytes;
 }
 
-static ingot_status read_config(ingot_session *session, const ingot_session_config *config) {
+static ingot_status read_config(ingot_session *session, const ingot_session_config *config,
+                                const ingot_topology *topology) {
     const ingot_plan_header *plan = session->model->file.plan;
     session->context = config->context != 0 ? config->context : plan->context;
     session->chunk = config->chunk != 0 ? config->chunk : plan->chunk;
     session->logits_rows = config->logits_rows != 0 ? config->logits_rows : 1;
-    session->threads = config->threads != 0 ? config->threads : ingot_platform_cpu_count();
+    session->threads = config->threads != 0 ? config->threads : topology->threads;
     if (session->context > plan->context || session->chunk > plan->chunk) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
                           "context %u and chunk %u: the file is planned for at most %u and %u; compress with --context",
                           session->context, session->chunk, plan->context, plan->chunk);
     }
-    if (config->threads > INGOT_MAX_THREADS || session->logits_rows > session->chunk ||
-        config->kv_format > INGOT_KV_K8V4) {
+    if (config->threads > INGOT_MAX_THREADS || config->prefill_threads > INGOT_MAX_THREADS ||
+        session->logits_rows > session->chunk) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
-                          "threads %u (at most %d), logits rows %u (at most the chunk, %u), kv format %u (0 to %d)",
-                          config->threads, INGOT_MAX_THREADS, session->logits_rows, session->chunk, config->kv_format,
-                          INGOT_KV_K8V4);
+                          "threads %u and %u (at most %d), logits rows %u (at most the chunk, %u)", config->threads,
+                          config->prefill_threads, INGOT_MAX_THREADS, session->logits_rows, session->chunk);
+    }
+    if (config->kv_format > INGOT_KV_K8V4 || config->reserved != 0) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kv format %u (0 to %d), reserved %u (0)", config->kv_format,
+                          INGOT_KV_K8V4, config->reserved);
     }
     session->threads = session->threads > INGOT_MAX_THREADS ? INGOT_MAX_THREADS : session->threads;
+    session->prefill_threads = config->prefill_threads != 0 ? config->prefill_threads : session->threads;
     uint32_t wide = 2 * session->chunk > 64 ? 2 * session->chunk : 64;
     session->tile_floats = INGOT_TILE_ROWS * wide;
     return INGOT_OK;
@@ -170,6 +180,13 @@ static ingot_status check_limit(ingot_session *session, uint64_t limit) {
     }
     return ingot_fail(INGOT_ERROR_MEMORY_LIMIT, "context %u needs %.3f GB, the limit is %.3f GB; context %u fits",
                       session->context, needed, given, fits);
+}
+
+static ingot_status start_threads(ingot_session *session, const ingot_topology *topology) {
+    const uint32_t threads = ingot_session_most_threads(session);
+    uint64_t place[INGOT_TOPOLOGY_CPUS / 64];
+    const bool placed = ingot_topology_placement(topology, threads, place);
+    return ingot_pool_create(threads, placed ? place : NULL, INGOT_TOPOLOGY_CPUS / 64, &session->pool);
 }
 
 static ingot_status allocate_tables(ingot_session *session) {
@@ -220,7 +237,7 @@ static ingot_status allocate(ingot_session *session, const ingot_session_config 
         carve_all(session, &hand_out);
         status = join_family(session, parent);
     }
-    return status == INGOT_OK ? ingot_pool_create(session->threads, &session->pool) : status;
+    return status;
 }
 
 /* Every token reads all weights of linear, so that they may as well come now; an embedding table is left alone. */
@@ -246,8 +263,11 @@ ingot_status ingot_session_open(ingot_model *model, const ingot_session_config *
     created->config = *config;
     created->process = ingot_platform_process();
     ingot_model_acquire(model);
-    ingot_status status = read_config(created, config);
+    ingot_topology topology;
+    ingot_topology_read("", NULL, 0, &topology);
+    ingot_status status = read_config(created, config, &topology);
     status = status == INGOT_OK ? allocate(created, config, parent) : status;
+    status = status == INGOT_OK ? start_threads(created, &topology) : status;
     if (status != INGOT_OK) {
         ingot_session_destroy(created);
         return status;
@@ -286,6 +306,7 @@ void ingot_session_destroy(ingot_session *session) {
     }
     leave_family(session);
     ingot_platform_release(session->memory, session->memory_size);
+    free(session->profile);
     free(session->places);
     free(session->kv.places);
     ingot_model_close(session->model);

@@ -61,7 +61,9 @@ typedef enum ingot_struct {
     INGOT_STRUCT_MEMORY_INFO = 3,
     INGOT_STRUCT_KERNEL_INFO = 4,
     INGOT_STRUCT_LINEAR_CALL = 5,
-    INGOT_STRUCT_SAMPLING = 6
+    INGOT_STRUCT_SAMPLING = 6,
+    INGOT_STRUCT_PROFILE_ENTRY = 7,
+    INGOT_STRUCT_TOPOLOGY_INFO = 8
 } ingot_struct;
 
 /** How a session keeps keys and values. */
@@ -104,8 +106,10 @@ typedef struct ingot_session_config {
     uint32_t context;        /* positions to reserve; 0: the plan's */
     uint32_t chunk;          /* tokens of one pass; 0: the plan's */
     uint32_t logits_rows;    /* most positions per call whose logits are kept; 0: 1 */
-    uint32_t threads;        /* for decode and prefill, 1 to 64; 0: every CPU that this process may use */
+    uint32_t threads;        /* of passes of up to 8 tokens, 1 to 64; 0: one per big core that this process may use */
+    uint32_t prefill_threads; /* of longer passes, 1 to 64; 0: as threads */
     uint32_t kv_format;      /* enum ingot_kv_format */
+    uint32_t reserved;       /* zero */
     uint64_t memory_limit;   /* bytes that model and session may take together; 0: no limit */
 } ingot_session_config;
 
@@ -118,6 +122,38 @@ typedef struct ingot_memory_info {
     uint64_t state_bytes;   /* KV */
     uint64_t total_bytes;
 } ingot_memory_info;
+
+/** What one thread did for one instruction of a pass. Seconds since the pass began; begin == end: it had no part. */
+typedef struct ingot_profile_entry {
+    uint32_t instruction;
+    uint32_t opcode;
+    uint32_t weight;        /* tensor id of a linear's first weight, else 0xffffffff */
+    uint32_t barriers;      /* that completed it */
+    double begin, end;      /* the wait included */
+    double wait;            /* for the other threads */
+    uint64_t weight_bytes;  /* read by all threads together */
+    uint64_t multiply_adds; /* of all threads together */
+} ingot_profile_entry;
+
+typedef struct ingot_topology_place {
+    uint32_t id;
+    uint32_t core;     /* lowest id of its physical core */
+    uint32_t capacity; /* of 1024, relative to the fastest */
+    uint32_t big;      /* 1 if threads are meant for it */
+} ingot_topology_place;
+
+/** The CPUs that this process may use. */
+typedef struct ingot_topology_info {
+    uint32_t struct_size;
+    uint32_t cpu_count;
+    uint32_t class_count; /* different capacities */
+    uint32_t big_cores;   /* physical ones */
+    uint32_t threads;     /* default of a session: one per big core, at most the quota rounded up */
+    uint32_t reserved;
+    double quota;   /* CPUs that the control groups allow, 0: no limit */
+    char name[64];  /* of the CPU or the board, "" if unknown */
+    ingot_topology_place cpus[256]; /* big cores first */
+} ingot_topology_info;
 
 typedef struct ingot_kernel_info {
     uint32_t struct_size;
@@ -179,6 +215,11 @@ uint32_t ingot_cpu_features(void);
 ingot_status ingot_cpu_set_mask(uint32_t mask);
 /** The mask in force: features, or what ingot_cpu_set_mask or INGOT_FORCE_ISA left of them. */
 uint32_t ingot_cpu_mask(void);
+/** The CPUs that this process may use. info->struct_size must be set.
+ * @param root path that stands for "/": "" outside of tests.
+ * @param mask bit c % 64 of word c / 64 is CPU c; NULL: the affinity mask of this process.
+ * @param mask_words words of the mask. @return INGOT_ERROR_INVALID_ARGUMENT. */
+ingot_status ingot_topology_get(const char *root, const uint64_t *mask, uint32_t mask_words, ingot_topology_info *info);
 /** Kernels of this build, those that the CPU lacks included. */
 uint32_t ingot_kernel_count(void);
 /** Describes kernel `index`. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
@@ -266,6 +307,13 @@ ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, 
                                  uint32_t instructions);
 /** Copies an activation of the last trace or eval as float32 (rows, width). */
 ingot_status ingot_session_read(const ingot_session *session, uint32_t tensor, float *out, uint64_t capacity);
+/** Notes from now on what each instruction of a pass takes (1), or stops doing so (0). */
+ingot_status ingot_session_profile(ingot_session *session, uint32_t enable);
+/** Copies what `thread` did in the last pass, one entry per instruction; *count is 0 for a thread that had no part.
+ * @param capacity entries that the buffer holds, at least the model's instruction_count.
+ * @return INGOT_ERROR_WRONG_STATE without a profile, _INVALID_ARGUMENT. */
+ingot_status ingot_session_profile_read(ingot_session *session, uint32_t thread, ingot_profile_entry *entries,
+                                        uint32_t capacity, uint32_t *count);
 /** Instructions that this backend has executed in this session: backend 0 is the CPU. */
 uint64_t ingot_session_executed(const ingot_session *session, uint32_t backend);
 

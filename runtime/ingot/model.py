@@ -116,12 +116,14 @@ class Model:
         logits_rows: int = 1,
         memory_limit: int = 0,
         speculate: int = 0,
+        prefill_threads: int = 0,
         kv: str = "auto",
         on_full: str = "error",
         sinks: int = 0,
     ) -> Session:
-        """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
+        """Open a session; all its memory is taken now. 0: the plan's figure, big cores, no limit.
 
+        threads run passes of up to 8 tokens, prefill_threads longer ones (0: as threads).
         kv is how keys and values are kept: f16, kv8, k8v4, or auto (kv8); on_full what happens at
         the end of the context: error, or shift, which forgets the older half behind the first
         `sinks` tokens (see session_state.py).
@@ -130,9 +132,8 @@ class Model:
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        config = SessionConfig(
-            context, chunk, logits_rows, threads, memory_limit, speculate, kv, on_full, sinks
-        )
+        sizes = (context, chunk, logits_rows, threads, prefill_threads, memory_limit)
+        config = SessionConfig(*sizes, speculate, kv, on_full, sinks)
         return Session(self, config)
 
     def restore(self, path: str | os.PathLike[str], config: SessionConfig | None = None) -> Session:

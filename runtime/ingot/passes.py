@@ -61,6 +61,12 @@ class Passes:
                 self.cancelled = True
                 self._native.lib.ingot_session_cancel(self._handle)
 
+    def stream_bandwidth(self, pattern: int) -> float:
+        """Return what Session.stream_bandwidth() does."""
+        result = self._native.ffi.new("double *")
+        self._native.check(self._native.lib.ingot_session_stream(self.handle, pattern, result))
+        return float(result[0])
+
     def fork(self, count: int) -> Passes:
         """Return passes of the same settings that share the keys and values of the first tokens."""
         lib, handle = self._native.lib, self._native.ffi.new("ingot_session **")

@@ -12,7 +12,7 @@ from ingot.errors import InvalidArgumentError, StateError
 from ingot.generation import Generation, Options, Stats
 from ingot.passes import Passes
 from ingot.sampling import Sampling
-from ingot.session_config import KV_NAMES, MemoryInfo, SessionConfig, checked_ids
+from ingot.session_config import KV_NAMES, MemoryInfo, SessionConfig, prompt_ids
 from ingot.stream import Stream
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
@@ -284,10 +284,7 @@ class Session:
         pattern 0 is plain, 1 prefetched, 2 non-temporal.
         """
         with self.exclusive():
-            result = self._native.ffi.new("double *")
-            lib = self._native.lib
-            self._native.check(lib.ingot_session_stream(self._passes.handle, pattern, result))
-            return float(result[0])
+            return self._passes.stream_bandwidth(pattern)
 
     # For Stream
 
@@ -388,15 +385,7 @@ class Session:
     def _prompt(self, prompt: str | TokenIds) -> list[int]:
         """Return the token ids of a prompt, checked."""
         _ = self._passes.handle  # open
-        if isinstance(prompt, str):
-            tokens = self.model.tokenizer.encode(prompt, begin=self.token_count == 0)
-        else:
-            tokens = checked_ids(prompt, self.model.info.embedding_rows)
-        if not tokens:
-            raise InvalidArgumentError(
-                "the prompt has no tokens and this file puts none before a text: give at least one"
-            )
-        return tokens
+        return prompt_ids(self.model, prompt, begin=self.token_count == 0)
 
     def _require_room(self, count: int) -> None:
         """Make room where the session shifts. Raises: ContextFullError if the tokens do not fit."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ingot.model import Model
+
     TokenIds: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 
 MOST_DRAFTED = 15  # with the token before them, as many rows as the head keeps the best of
@@ -34,15 +36,18 @@ __all__ = [
     "SessionConfig",
     "checked_ids",
     "create",
+    "prompt_ids",
     "sampling_struct",
 ]
+_FIELDS = ("context", "chunk", "logits_rows", "threads", "prefill_threads", "sinks", "memory_limit")
 
 
 class SessionConfig(Record):
     """What a session reserves; 0 takes the plan's figure, every CPU, or no limit.
 
     context positions; chunk tokens per pass; logits_rows positions per pass whose logits are kept;
-    threads 1 to 64; memory_limit bytes for model and session together.
+    threads 1 to 64 for passes of up to 8 tokens, prefill_threads for longer ones (0: as threads);
+    memory_limit bytes for model and session together.
     speculate: most tokens guessed ahead for one pass, 0 for none.
     kv: how keys and values are kept: f16, kv8 (int8), k8v4 (values of 4 bits), or auto (kv8).
     on_full: what happens at the end of the context: error, or shift: after the first `sinks` tokens
@@ -53,6 +58,7 @@ class SessionConfig(Record):
     chunk: int = 0
     logits_rows: int = 1
     threads: int = 0
+    prefill_threads: int = 0
     memory_limit: int = 0
     speculate: int = 0
     kv: str = "auto"
@@ -86,7 +92,7 @@ def create(native: Native, model: Any, config: SessionConfig) -> Any:
         raise InvalidArgumentError(
             f"speculate is {config.speculate!r}, expected 0 (off) to {MOST_DRAFTED} tokens"
         )
-    for name in ("context", "chunk", "logits_rows", "threads", "sinks", "memory_limit"):
+    for name in _FIELDS:
         value = getattr(config, "rows" if name == "logits_rows" else name)
         limit = 1 << (64 if name == "memory_limit" else 32)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < limit:
@@ -113,6 +119,22 @@ def sampling_struct(native: Native, sampling: Sampling) -> Any:
     config.repetition_penalty = sampling.repetition_penalty
     config.seed = sampling.seed or 0
     return config
+
+
+def prompt_ids(model: Model, prompt: str | TokenIds, *, begin: bool) -> list[int]:
+    """Return the token ids of a prompt, of a text's beginning if `begin`.
+
+    Raises: InvalidArgumentError for none, a wrong type, or an id that the model does not have.
+    """
+    if isinstance(prompt, str):
+        tokens = model.tokenizer.encode(prompt, begin=begin)
+    else:
+        tokens = checked_ids(prompt, model.info.embedding_rows)
+    if not tokens:
+        raise InvalidArgumentError(
+            "the prompt has no tokens and this file puts none before a text: give at least one"
+        )
+    return tokens
 
 
 def checked_ids(prompt: TokenIds, limit: int) -> list[int]:

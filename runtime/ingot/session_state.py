@@ -9,7 +9,6 @@ SHA-256 of all that. It is taken up only by the same model, format and layout.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -167,7 +166,7 @@ def restore(model: Model, name: str | os.PathLike[str], config: SessionConfig) -
     """Open a session and put a saved one's state into it. Raises: as Model.restore()."""
     path = Path(name)
     header = read_header(model, path)
-    session = Session(model, dataclasses.replace(config, kv=header["kv"]))
+    session = Session(model, config.replace(kv=header["kv"]))
     try:
         session._pending = _load(session, path, header)
     except BaseException:

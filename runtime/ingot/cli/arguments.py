@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ingot.errors import InvalidArgumentError, NotBuiltError
 from ingot.generation import Options
+from ingot.model import Model
 from ingot.sampling import Sampling
+from ingot.session import Session
 from ingot.session_config import KV_FORMATS
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "add_generation",
     "add_session",
     "add_speculation",
+    "add_threads",
     "generation_options",
+    "open_session",
     "require_backend",
 ]
 
@@ -58,11 +62,30 @@ def add_file(parser: argparse.ArgumentParser) -> None:
 
 def add_session(parser: argparse.ArgumentParser) -> None:
     """Add what a session is opened with."""
-    parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="1 to 64; default: every CPU"
-    )
+    add_threads(parser)
     parser.add_argument(
         "--context", type=int, default=0, metavar="N", help="positions; default: the file's plan"
+    )
+
+
+def open_session(model: Model, args: argparse.Namespace) -> Session:
+    """Open the session that the options of add_session and add_speculation describe."""
+    return model.session(
+        args.context,
+        args.threads,
+        prefill_threads=args.prefill_threads,
+        speculate=args.speculate or (DRAFTED if args.draft else 0),
+        kv=args.kv,
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add how many threads decode and prefill take."""
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="1 to 64; default: the big cores"
+    )
+    parser.add_argument(
+        "--prefill-threads", type=int, default=0, metavar="N", help="for prompts; as --threads"
     )
 
 

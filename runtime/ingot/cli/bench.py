@@ -21,19 +21,23 @@ from ingot.cli.arguments import (
     add_backend,
     add_command,
     add_file,
+    add_threads,
     require_backend,
 )
 from ingot.cli.memory import peak_rss_bytes
+from ingot.cli.profile import Recorded, print_profile, profile_json, record, write_trace
 from ingot.cli.replay import read_transcript, replay
 from ingot.errors import InvalidArgumentError
 from ingot.model import Model
 from ingot.session import Session
+from ingot.session_config import SessionConfig
 
 __all__ = ["add_parser", "run"]
 
 _EPILOG = """examples:
   ingot bench smol.ingot
   ingot bench smol.ingot --threads 1 --json
+  ingot bench smol.ingot --profile --trace smol.trace.json
   ingot bench smol.ingot --replay transcript.json
 
 Decoding reads every weight once per token, so the ceiling is the speed at which this machine
@@ -60,7 +64,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "bench", "measure speed against the memory's own", _EPILOG)
     add_file(parser)
     add_backend(parser)
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: every CPU")
+    add_threads(parser)
     parser.add_argument(
         "--prefill",
         type=int,
@@ -85,6 +89,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="instead: what drafting by lookup brings on a recorded prompt and answer",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--profile", action="store_true", help="then say where the time goes, op by op"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write a Chrome trace; implies --profile"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,12 +104,30 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--prefill, --decode and --repeat must be at least 1")
     if args.replay is not None:
         return _replay(args)
-    with Model(args.file) as model, model.session(threads=args.threads) as session:
+    with Model(args.file) as model, _open(model, args) as session:
         prefill, decode = _lengths(session, args.prefill, args.decode)
         samples = measure(session, prefill, decode, args.repeat)
         report = _report(model, session, samples, prefill, decode)
+        passes = _profile(model, args, prefill) if args.profile or args.trace else None
+    if passes is not None:
+        report["profile"] = profile_json(passes)
     print(json.dumps(report) if args.json else _text(report))
+    if passes is not None and not args.json:
+        print_profile(passes)
     return _judge(report["decode_fraction_of_stream"])
+
+
+def _open(model: Model, args: argparse.Namespace) -> Session:
+    return model.session(threads=args.threads, prefill_threads=args.prefill_threads)
+
+
+def _profile(model: Model, args: argparse.Namespace, prefill: int) -> Recorded:
+    """Record passes of a session of their own, so that the figures above are undisturbed."""
+    config = SessionConfig(threads=args.threads, prefill_threads=args.prefill_threads)
+    passes = record(model, config, prefill)
+    if args.trace:
+        write_trace(passes, args.trace)
+    return passes
 
 
 def _replay(args: argparse.Namespace) -> int:

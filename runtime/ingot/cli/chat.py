@@ -12,7 +12,6 @@ from types import FrameType
 
 from ingot.chat import Chat
 from ingot.cli.arguments import (
-    DRAFTED,
     Subparsers,
     add_command,
     add_file,
@@ -20,6 +19,7 @@ from ingot.cli.arguments import (
     add_session,
     add_speculation,
     generation_options,
+    open_session,
 )
 from ingot.errors import ContextFullError
 from ingot.generation import Options
@@ -49,11 +49,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
-    speculate = args.speculate or (DRAFTED if args.draft else 0)
-    with (
-        Model(args.file, draft=args.draft) as model,
-        model.session(args.context, args.threads, speculate=speculate, kv=args.kv) as session,
-    ):
+    with Model(args.file, draft=args.draft) as model, open_session(model, args) as session:
         chat = Chat(session, args.system)
         _ = model.tokenizer  # loaded while the user types, not after
         for line in _lines():

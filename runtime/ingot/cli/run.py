@@ -8,7 +8,6 @@ import json
 import sys
 
 from ingot.cli.arguments import (
-    DRAFTED,
     Subparsers,
     add_command,
     add_file,
@@ -16,6 +15,7 @@ from ingot.cli.arguments import (
     add_session,
     add_speculation,
     generation_options,
+    open_session,
 )
 from ingot.model import Model
 from ingot.stream import Stream
@@ -49,11 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
     prompt = sys.stdin.read().rstrip("\n") if args.prompt is None else args.prompt
-    speculate = args.speculate or (DRAFTED if args.draft else 0)
-    with (
-        Model(args.file, draft=args.draft) as model,
-        model.session(args.context, args.threads, speculate=speculate, kv=args.kv) as session,
-    ):
+    with Model(args.file, draft=args.draft) as model, open_session(model, args) as session:
         stream = session.begin(prompt, options)
         if args.json:
             print(json.dumps(stream.result().to_json(), ensure_ascii=False))
