@@ -7,12 +7,39 @@
 #include "core/error.h"
 #include "core/layout.h"
 #include "kernels/dispatch.h"
+#include "kernels/linear/linear_tiles.h"
 
 static uint32_t round_up(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
 
 static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+/* Where the tiles of a sparse weight begin: each tells its size by its list. */
+static ingot_status find_tiles(const ingot_model *model, uint32_t weight, ingot_linear_part *part) {
+    const ingot_tensor_record *record = &model->file.tensors[weight];
+    part->stored_bytes = part->tile_bytes * part->tiles;
+    if (record->sparsity != INGOT_SPARSITY_SUPERBLOCK) {
+        return INGOT_OK;
+    }
+    uint64_t *offsets = malloc((part->tiles + (size_t)1) * sizeof *offsets), at = 0;
+    if (offsets == NULL) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for %u tiles of tensor %u", part->tiles, weight);
+    }
+    part->tile_offsets = offsets;
+    for (uint32_t tile = 0; tile < part->tiles; tile++) {
+        offsets[tile] = at;
+        uint64_t bytes = ingot_linear_sparse_bytes(record->dtype, (uint32_t)record->shape[1], record->group,
+                                                   part->weights + at, record->size - at);
+        if (bytes == 0) {
+            return ingot_fail(INGOT_ERROR_FORMAT, "tensor %u: the superblocks of tile %u do not fit its %llu bytes",
+                              weight, tile, (unsigned long long)record->size);
+        }
+        at += bytes;
+    }
+    offsets[part->tiles] = part->stored_bytes = at;
+    return INGOT_OK;
+}
 
 static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint32_t output, ingot_linear_part *part) {
     const ingot_tensor_record *record = &model->file.tensors[weight];
@@ -35,7 +62,7 @@ static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint
     part->group = group;
     part->tile_bytes = ingot_tile_bytes(record->dtype, record->shape[1], record->group);
     part->output = output;
-    return INGOT_OK;
+    return find_tiles(model, weight, part);
 }
 
 static ingot_status prepare_linear(ingot_model *model, ingot_step *step) {
@@ -178,6 +205,11 @@ ingot_status ingot_program_prepare(ingot_model *model) {
 }
 
 void ingot_program_discard(ingot_model *model) {
+    for (uint32_t index = 0; model->steps != NULL && index < model->step_count; index++) {
+        for (uint32_t p = 0; p < INGOT_MAX_PARTS; p++) {
+            free((void *)(uintptr_t)model->steps[index].parts[p].tile_offsets);
+        }
+    }
     free(model->steps);
     free(model->states);
 }

@@ -20,7 +20,8 @@ typedef struct ingot_linear_part {
     const uint8_t *weights;
     const int8_t *codebook;
     const float *bias; /* NULL without */
-    uint64_t tile_bytes;
+    uint64_t tile_bytes;   /* dense */
+    uint64_t stored_bytes; /* of all tiles */
     const uint64_t *tile_offsets; /* sparse, owned; NULL: dense */
     uint32_t dtype;
     uint32_t layout;

@@ -67,7 +67,7 @@ static void carve_partials(ingot_session *session, carver *state) {
             heads = parameters->kv_heads > heads ? parameters->kv_heads : heads;
         }
     }
-    session->partials = carve(state, ingot_session_most_threads(session) > 1 && runs > 1 ? floats * sizeof(float) : 0);
+    session->partials = carve(state, session->threads > 1 && runs > 1 ? floats * sizeof(float) : 0);
     session->arrivals = carve(state, heads * sizeof(_Atomic uint32_t));
 }
 
@@ -123,14 +123,11 @@ static ingot_status read_config(ingot_session *session, const ingot_session_conf
                           session->context, session->chunk, plan->context, plan->chunk);
     }
     if (config->threads > INGOT_MAX_THREADS || config->prefill_threads > INGOT_MAX_THREADS ||
-        session->logits_rows > session->chunk) {
+        session->logits_rows > session->chunk || config->kv_format > INGOT_KV_K8V4) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
-                          "threads %u and %u (at most %d), logits rows %u (at most the chunk, %u)", config->threads,
-                          config->prefill_threads, INGOT_MAX_THREADS, session->logits_rows, session->chunk);
-    }
-    if (config->kv_format > INGOT_KV_K8V4 || config->reserved != 0) {
-        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "kv format %u (0 to %d), reserved %u (0)", config->kv_format,
-                          INGOT_KV_K8V4, config->reserved);
+                          "threads %u and %u (at most %d), logits rows %u (at most the chunk, %u), kv format %u (0 to %d)",
+                          config->threads, config->prefill_threads, INGOT_MAX_THREADS, session->logits_rows,
+                          session->chunk, config->kv_format, INGOT_KV_K8V4);
     }
     session->threads = session->threads > INGOT_MAX_THREADS ? INGOT_MAX_THREADS : session->threads;
     session->prefill_threads = config->prefill_threads != 0 ? config->prefill_threads : session->threads;
@@ -218,7 +215,8 @@ static ingot_status join_family(ingot_session *session, const ingot_session *par
     return status;
 }
 
-static ingot_status allocate(ingot_session *session, const ingot_session_config *config, const ingot_session *parent) {
+static ingot_status allocate(ingot_session *session, const ingot_session_config *config, const ingot_session *parent,
+                             const ingot_topology *topology) {
     ingot_status status = allocate_tables(session);
     if (status == INGOT_OK) {
         status = ingot_kv_state_layout(session->model, config->kv_format, &session->kv);
@@ -237,7 +235,7 @@ static ingot_status allocate(ingot_session *session, const ingot_session_config 
         carve_all(session, &hand_out);
         status = join_family(session, parent);
     }
-    return status;
+    return status == INGOT_OK ? start_threads(session, topology) : status;
 }
 
 /* Every token reads all weights of linear, so that they may as well come now; an embedding table is left alone. */
@@ -248,7 +246,7 @@ static void prefault_weights(ingot_model *model) {
     for (uint32_t index = 0; index < model->step_count; index++) {
         const ingot_step *step = &model->steps[index];
         for (uint32_t p = 0; p < step->part_count; p++) {
-            ingot_platform_prefault(step->parts[p].weights, step->parts[p].tile_bytes * step->parts[p].tiles);
+            ingot_platform_prefault(step->parts[p].weights, step->parts[p].stored_bytes);
         }
     }
 }
@@ -266,8 +264,7 @@ ingot_status ingot_session_open(ingot_model *model, const ingot_session_config *
     ingot_topology topology;
     ingot_topology_read("", NULL, 0, &topology);
     ingot_status status = read_config(created, config, &topology);
-    status = status == INGOT_OK ? allocate(created, config, parent) : status;
-    status = status == INGOT_OK ? start_threads(created, &topology) : status;
+    status = status == INGOT_OK ? allocate(created, config, parent, &topology) : status;
     if (status != INGOT_OK) {
         ingot_session_destroy(created);
         return status;

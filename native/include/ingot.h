@@ -109,7 +109,6 @@ typedef struct ingot_session_config {
     uint32_t threads;        /* of passes of up to 8 tokens, 1 to 64; 0: one per big core that this process may use */
     uint32_t prefill_threads; /* of longer passes, 1 to 64; 0: as threads */
     uint32_t kv_format;      /* enum ingot_kv_format */
-    uint32_t reserved;       /* zero */
     uint64_t memory_limit;   /* bytes that model and session may take together; 0: no limit */
 } ingot_session_config;
 

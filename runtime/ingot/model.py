@@ -132,8 +132,8 @@ class Model:
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        sizes = (context, chunk, logits_rows, threads, prefill_threads, memory_limit)
-        config = SessionConfig(*sizes, speculate, kv, on_full, sinks)
+        sizes = (context, chunk, logits_rows, threads, prefill_threads, memory_limit, speculate)
+        config = SessionConfig(*sizes, kv, on_full, sinks)
         return Session(self, config)
 
     def restore(self, path: str | os.PathLike[str], config: SessionConfig | None = None) -> Session:

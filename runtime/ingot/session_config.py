@@ -28,6 +28,10 @@ MOST_DRAFTED = 15  # with the token before them, as many rows as the head keeps 
 KV_FORMATS = {"auto": 0, "f16": 1, "kv8": 2, "k8v4": 3}
 KV_NAMES = {number: name for name, number in KV_FORMATS.items()}
 ON_FULL = ("error", "shift")
+_FIELDS = (
+    *("context", "chunk", "logits_rows", "threads", "prefill_threads"),
+    *("sinks", "memory_limit"),
+)
 
 __all__ = [
     "KV_FORMATS",
@@ -39,7 +43,6 @@ __all__ = [
     "prompt_ids",
     "sampling_struct",
 ]
-_FIELDS = ("context", "chunk", "logits_rows", "threads", "prefill_threads", "sinks", "memory_limit")
 
 
 class SessionConfig(Record):

@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KERNELS = ROOT / "native" / "kernels" / "linear"
 SETTINGS = Path(__file__).with_suffix(".toml")
 SYSROOT = Path("/usr/aarch64-linux-gnu/include")
+# Loops that we do not ship, to be compared with those that we do.
+VARIANTS = Path(__file__).with_name("arm_variants")
 ITERATIONS = 300
 # Half a unit of the last digit that the study printed.
 ROUNDING = 0.0005
@@ -36,6 +38,8 @@ ROUNDING = 0.0005
 PRODUCTS = {"sdot": 16, "udot": 16, "smmla": 32, "smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8}
 LABEL = re.compile(r"^([.\w$]+):")
 BRANCH = re.compile(r"^\s+(?:b\.?\w*|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.?\w+)\s*$")
+# Weights of one instruction where a lookup takes the place of products: 16 rows, 2 k, 2 bytes.
+LOOKUPS = {"tbl": 16}
 # The functions that hold the loops.
 PHASES = {"decode": "panel_1", "prefill": "gemm_4"}
 
@@ -128,15 +132,15 @@ def find_loops(lines: Sequence[str]) -> list[tuple[int, int]]:
     return list(loops.items())
 
 
-def find_loop(assembly: str, function: str) -> Loop:
-    """Return the innermost loop of a function that multiplies most."""
+def find_loop(assembly: str, function: str, weights: Mapping[str, int] = PRODUCTS) -> Loop:
+    """Return the innermost loop of a function that does most; `weights` says what counts."""
     lines = function_lines(assembly, function)
     loops = find_loops(lines)
     best = Loop((), 0, 0)
     for start, end in loops:
         inner = any((s, e) != (start, end) and start <= s and e <= end for s, e in loops)
         body = [] if inner else [line for line in lines[start : end + 1] if is_instruction(line)]
-        products = sum(PRODUCTS.get(line.split()[0], 0) for line in body)
+        products = sum(weights.get(line.split()[0], 0) for line in body)
         if products > best.products:
             best = Loop(tuple(body), len(body), products)
     if best.products == 0:
@@ -168,6 +172,10 @@ def sources(formats: Sequence[str], level: str) -> Iterator[tuple[str, Path]]:
     for path in sorted(KERNELS.glob(f"*/linear_*_a8__{level}.c")):
         if not formats or path.parent.name in formats:
             yield path.parent.name, path
+    for path in sorted(VARIANTS.glob(f"*__{level}.c")):
+        name = path.stem.split("__")[0]
+        if not formats or name.split("_")[0] in formats:
+            yield name, path
 
 
 def measure(settings: dict[str, Any], compiler: str, formats: Sequence[str]) -> list[Result]:
@@ -181,7 +189,7 @@ def measure(settings: dict[str, Any], compiler: str, formats: Sequence[str]) -> 
                 for phase, function in PHASES.items():
                     if not re.search(rf"^{function}\b", assembly, re.MULTILINE):
                         continue
-                    loop = find_loop(assembly, function)
+                    loop = find_loop(assembly, function, LOOKUPS if "lookup" in name else PRODUCTS)
                     decode = phase == "decode" and level != "neon_i8mm"
                     results.append(
                         Result(

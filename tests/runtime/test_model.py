@@ -98,6 +98,15 @@ def test_what_a_model_says_of_itself(model: Model, stories: Path) -> None:
     assert row.shape == (2, 64) and np.isfinite(row).all() and row.any()
 
 
+def test_the_library_knows_every_section_by_its_name(model: Model, stories: Path) -> None:
+    with Container(stories) as container:
+        for kind in Section:
+            if kind is not Section.WEIGHTS:
+                assert model.section(kind) == bytes(container.section(kind))
+    with pytest.raises(InvalidArgumentError, match="no section is called 'weights'"):
+        model.section(Section.WEIGHTS)
+
+
 def _embedding(path: Path) -> int:
     with Container(path) as container:
         return next(i for i, name in enumerate(container.names) if "embed" in name)

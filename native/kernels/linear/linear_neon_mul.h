@@ -19,9 +19,12 @@ typedef struct partial {
 
 NEON_INLINE bool small_codes(neon_format f) { return f == Q4 || f == Q4Z || f == T2; }
 
-/* A quad of activations, four times. */
+/* A quad of activations, four times. That its halves are the same is hidden from the compiler, which would otherwise
+ * move the upper weights down rather than multiply upper halves. */
 NEON_INLINE int8x16_t load_quad(const int8_t *a) {
-    return vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)(const void *)a));
+    int8x16_t quad = vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)(const void *)a));
+    __asm__("" : "+w"(quad));
+    return quad;
 }
 
 /* Signed bytes: two quads in int16, then int32. */
@@ -83,30 +86,63 @@ NEON_INLINE void add_zeros(const ingot_linear_args *args, const uint8_t *scales,
     }
 }
 
+/* Adds a block to the sums of `quarters` quarters from `first` on. */
+NEON_INLINE void add_products(const uint8_t *codes, const int8_t *a, int first, int quarters, neon_format f,
+                              const neon_tables *tables, bool k8, partial *sums) {
+    neon_planes planes[4];
+    UNROLL for (int step = 0; step < 4; step++) {
+        int8x16_t low[4], high[4];
+        UNROLL for (int i = 0; i < quarters; i++) {
+            load_step(codes, step, first + i, f, tables, &planes[i], &low[i], &high[i]);
+            if (k8) split_rows(&low[i], &high[i]);
+        }
+        add_step(sums, low, high, quarters, a + 8 * step, f);
+    }
+}
+
+NEON_INLINE void clear(partial *sums, int quarters) {
+    UNROLL for (int i = 0; i < quarters; i++) { sums[i] = (partial){vdupq_n_s32(0), vdupq_n_s32(0)}; }
+}
+
 /* As many quarters at a time as leave codes and sums in registers. */
 NEON_INLINE void dot_block(const uint8_t *codes, const int8_t *a, neon_format f, const neon_tables *tables, bool k8,
                            int32x4_t dot[4]) {
     const int quarters = small_codes(f) ? 4 : 2;
     UNROLL for (int first = 0; first < 4; first += quarters) {
         partial sums[4];
-        neon_planes planes[4];
-        UNROLL for (int i = 0; i < quarters; i++) { sums[i] = (partial){vdupq_n_s32(0), vdupq_n_s32(0)}; }
-        UNROLL for (int step = 0; step < 4; step++) {
-            int8x16_t low[4], high[4];
-            UNROLL for (int i = 0; i < quarters; i++) {
-                load_step(codes, step, first + i, f, tables, &planes[i], &low[i], &high[i]);
-                if (k8) split_rows(&low[i], &high[i]);
-            }
-            add_step(sums, low, high, quarters, a + 8 * step, f);
-        }
+        clear(sums, quarters);
+        add_products(codes, a, first, quarters, f, tables, k8, sums);
         UNROLL for (int i = 0; i < quarters; i++) { dot[first + i] = fold(sums[i], f); }
     }
 }
 
-/* 16 rows times one token. */
-NEON_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t token, neon_format f, bool k8) {
+/* 16 rows times one token of t2: 16 blocks in int16, 16 x 8 x 2 x 127 at most, before they are folded. */
+NEON_INLINE void panel_t2(const ingot_linear_args *args, uint32_t tile, uint32_t token) {
+    const neon_tables tables = load_tables(args, T2);
+    neon_walk walk = walk_tile(args, tile, T2, 16);
+    neon_superblock s;
+    int32x4_t total[4];
+    UNROLL for (int i = 0; i < 4; i++) { total[i] = vdupq_n_s32(0); }
+    while (walk_on(&walk, args, T2, &s)) {
+        const int8_t *a = args->a + token * args->a_stride + (size_t)BLOCK * s.first;
+        partial sums[4];
+        clear(sums, 4);
+        for (uint32_t b = 0; b < s.blocks; b++) {
+            add_products(s.codes + (size_t)b * block_bytes(T2), a + (size_t)BLOCK * b, 0, 4, T2, &tables, false, sums);
+        }
+        UNROLL for (int i = 0; i < 4; i++) { total[i] = vaddq_s32(total[i], fold(sums[i], T2)); }
+    }
+    float *out = out_rows(args, tile, token);
+    const float a_scale = args->a_scale[token * args->s_stride];
+    UNROLL for (int i = 0; i < 4; i++) {
+        vst1q_f32(out + 4 * i, finish_rows(vreinterpretq_f32_s32(total[i]), walk.head, i, a_scale, T2));
+    }
+}
+
+/* 16 rows times one token of the formats with sums by block. */
+NEON_INLINE void panel_blocks(const ingot_linear_args *args, uint32_t tile, uint32_t token, neon_format f, bool k8) {
     const neon_tables tables = load_tables(args, f);
-    neon_walk walk = walk_tile(args, tile, f, 1 << 20);
+    neon_walk walk = walk_tile(args, tile, f, 0);
     neon_superblock s;
     float32x4_t acc[4];
     UNROLL for (int i = 0; i < 4; i++) { acc[i] = vdupq_n_f32(0.0f); }
@@ -119,19 +155,20 @@ NEON_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t to
             const uint8_t *scales = block_scales(args, &s, b, f);
             int32x4_t dot[4];
             dot_block(codes, a, f, &tables, k8, dot);
-            if (f == T2) {
-                UNROLL for (int i = 0; i < 4; i++) {
-                    acc[i] = vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(acc[i]), dot[i]));
-                }
-            } else {
-                add_zeros(args, scales, a_sum[b], f, &tables, dot);
-                add_scaled(scales, dot, a_scale[b], f, false, acc);
-            }
+            add_zeros(args, scales, a_sum[b], f, &tables, dot);
+            add_scaled(scales, dot, a_scale[b], f, false, acc);
         }
     }
     float *out = out_rows(args, tile, token);
-    const float row_scale = args->a_scale[token * args->s_stride];
-    UNROLL for (int i = 0; i < 4; i++) { vst1q_f32(out + 4 * i, finish_rows(acc[i], walk.head, i, row_scale, f)); }
+    UNROLL for (int i = 0; i < 4; i++) { vst1q_f32(out + 4 * i, finish_rows(acc[i], walk.head, i, 0.0f, f)); }
+}
+
+NEON_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t token, neon_format f, bool k8) {
+    if (f == T2) {
+        panel_t2(args, tile, token);
+    } else {
+        panel_blocks(args, tile, token, f, k8);
+    }
 }
 
 /* 8 rows of the expanded blocks times `tokens` tokens. */
