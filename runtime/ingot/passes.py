@@ -31,7 +31,7 @@ class Passes:
         self.tokens: list[int] = []
         self.running = self.cancelled = False
         self._model, self._config = model, config
-        self._native = model.native
+        self.native = model.native
         self._vocabulary = model.info.vocabulary
         self._handle = handle or create(model.native, model.handle, config)
         self._handle_lock = threading.Lock()
@@ -47,7 +47,7 @@ class Passes:
         """Give the memory back; a second call does nothing."""
         with self._handle_lock:
             if self._handle is not None:
-                self._native.ffi.release(self._handle)
+                self.native.ffi.release(self._handle)
                 self._handle = None
 
     def begin(self) -> None:
@@ -59,26 +59,20 @@ class Passes:
         with self._handle_lock:
             if self.running and self._handle is not None:
                 self.cancelled = True
-                self._native.lib.ingot_session_cancel(self._handle)
-
-    def stream_bandwidth(self, pattern: int) -> float:
-        """Return what Session.stream_bandwidth() does."""
-        result = self._native.ffi.new("double *")
-        self._native.check(self._native.lib.ingot_session_stream(self.handle, pattern, result))
-        return float(result[0])
+                self.native.lib.ingot_session_cancel(self._handle)
 
     def fork(self, count: int) -> Passes:
         """Return passes of the same settings that share the keys and values of the first tokens."""
-        lib, handle = self._native.lib, self._native.ffi.new("ingot_session **")
-        self._native.check(lib.ingot_session_fork(self.handle, count, handle))
-        owned = self._native.ffi.gc(handle[0], lib.ingot_session_destroy)
+        lib, handle = self.native.lib, self.native.ffi.new("ingot_session **")
+        self.native.check(lib.ingot_session_fork(self.handle, count, handle))
+        owned = self.native.ffi.gc(handle[0], lib.ingot_session_destroy)
         child = Passes(self._model, self._config, owned)
         child.tokens = self.tokens[:count]
         return child
 
     def cut(self, count: int) -> None:
         """Forget all but the first tokens, and whatever was fed after them."""
-        self._native.check(self._native.lib.ingot_session_truncate(self.handle, count))
+        self.native.check(self.native.lib.ingot_session_truncate(self.handle, count))
         del self.tokens[count:]
 
     def evaluate(self, tokens: Sequence[int], wanted: int) -> NDArray[np.float32]:
@@ -112,21 +106,21 @@ class Passes:
         """Feed at most one chunk."""
         if self.cancelled:
             raise CancelledError("cancelled: the session keeps what was fed until then")
-        lib, handle = self._native.lib, self.handle
+        lib, handle = self.native.lib, self.handle
         status, left = self._call(
             block, lambda: lib.ingot_session_eval(handle, list(block), len(block), wanted)
         )
         if left:
             self._eval(left, wanted)
         else:
-            self._native.check(status)
+            self.native.check(status)
 
     def _choose(
         self, block: Sequence[int], guesses: Sequence[int], sampling: Sampling
     ) -> list[int]:
         """Feed at most one chunk, and guesses."""
-        lib, ffi, handle = self._native.lib, self._native.ffi, self.handle
-        config = sampling_struct(self._native, sampling)
+        lib, ffi, handle = self.native.lib, self.native.ffi, self.handle
+        config = sampling_struct(self.native, sampling)
         seen = list(self.tokens) if sampling.repetition_penalty != 1.0 else []
         tokens, drafted, history = [*block, *guesses], len(guesses), seen or ffi.NULL
         chosen, count = ffi.new("int32_t[]", drafted + 1), ffi.new("uint32_t *")
@@ -139,7 +133,7 @@ class Passes:
         status, left = self._call(block, call)
         if left:
             return self._choose(left, guesses, sampling)
-        self._native.check(status)
+        self.native.check(status)
         return list(chosen[0 : count[0]])
 
     def _call(self, block: Sequence[int], call: Callable[[], int]) -> tuple[int, Sequence[int]]:
@@ -147,7 +141,7 @@ class Passes:
 
         That is after a cancel which came at the end of an earlier generation, not meant for this.
         """
-        lib, handle = self._native.lib, self.handle
+        lib, handle = self.native.lib, self.handle
         before = len(self.tokens)
         try:
             status = call()
@@ -161,8 +155,8 @@ class Passes:
         """Return a view of the last logits, surplus columns cut off."""
         from ingot._numpy_start import np
 
-        handle, ffi, size = self.handle, self._native.ffi, 4 * self._vocabulary
-        pointers = [self._native.lib.ingot_session_logits(handle, row) for row in range(wanted)]
+        handle, ffi, size = self.handle, self.native.ffi, 4 * self._vocabulary
+        pointers = [self.native.lib.ingot_session_logits(handle, row) for row in range(wanted)]
         if ffi.NULL in pointers:
             raise StateError("the last pass kept no logits")
         # Rows are padded in the arena, so that each has its own address.

@@ -7,12 +7,12 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 
-from ingot._native import BACKENDS
+from ingot import inspection
 from ingot.errors import InvalidArgumentError, StateError
 from ingot.generation import Generation, Options, Stats
 from ingot.passes import Passes
 from ingot.sampling import Sampling
-from ingot.session_config import KV_NAMES, MemoryInfo, SessionConfig, prompt_ids
+from ingot.session_config import KV_NAMES, MemoryInfo, SessionConfig, checked_ids
 from ingot.stream import Stream
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
@@ -256,27 +256,16 @@ class Session:
         Raises: InvalidArgumentError if the tensor is no activation of that pass.
         """
         with self.exclusive():
-            from ingot._numpy_start import np
-
-            out = np.zeros((rows, self.model.tensor_width(tensor)), np.float32)
-            pointer = self._native.ffi.cast("float *", out.ctypes.data)
-            status = self._native.lib.ingot_session_read(
-                self._passes.handle, tensor, pointer, out.size
-            )
-            self._native.check(status)
-            return out
+            width = self.model.tensor_width(tensor)
+            return inspection.read_activation(self._passes, tensor, rows, width)
 
     def executed(self, backend: str = "cpu") -> int:
-        """Return how many instructions a backend has executed in this session."""
-        if backend not in BACKENDS:
-            raise InvalidArgumentError(f"backend '{backend}': built are {', '.join(BACKENDS)}")
-        return int(self._native.lib.ingot_session_executed(self._passes.handle, BACKENDS[backend]))
+        """Return how many instructions a backend has executed here."""
+        return inspection.executed(self._passes, backend)
 
     def memory(self) -> MemoryInfo:
         """Return what the session takes, in bytes."""
-        info = self._native.struct("ingot_memory_info")
-        self._native.check(self._native.lib.ingot_session_memory(self._passes.handle, info))
-        return MemoryInfo(*(int(getattr(info, name)) for name in MemoryInfo.names))
+        return inspection.memory(self._passes)
 
     def stream_bandwidth(self, pattern: int) -> float:
         """Return the gigabytes per second of reading all weights once with the session's threads.
@@ -284,7 +273,7 @@ class Session:
         pattern 0 is plain, 1 prefetched, 2 non-temporal.
         """
         with self.exclusive():
-            return self._passes.stream_bandwidth(pattern)
+            return inspection.stream_bandwidth(self._passes, pattern)
 
     # For Stream
 
@@ -385,7 +374,15 @@ class Session:
     def _prompt(self, prompt: str | TokenIds) -> list[int]:
         """Return the token ids of a prompt, checked."""
         _ = self._passes.handle  # open
-        return prompt_ids(self.model, prompt, begin=self.token_count == 0)
+        if isinstance(prompt, str):
+            tokens = self.model.tokenizer.encode(prompt, begin=self.token_count == 0)
+        else:
+            tokens = checked_ids(prompt, self.model.info.embedding_rows)
+        if not tokens:
+            raise InvalidArgumentError(
+                "the prompt has no tokens and this file puts none before a text: give at least one"
+            )
+        return tokens
 
     def _require_room(self, count: int) -> None:
         """Make room where the session shifts. Raises: ContextFullError if the tokens do not fit."""

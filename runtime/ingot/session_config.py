@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ingot.model import Model
-
     TokenIds: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 
 MOST_DRAFTED = 15  # with the token before them, as many rows as the head keeps the best of
@@ -40,7 +38,7 @@ __all__ = [
     "SessionConfig",
     "checked_ids",
     "create",
-    "prompt_ids",
+    "open_native",
     "sampling_struct",
 ]
 
@@ -86,6 +84,19 @@ class MemoryInfo(Record):
 
 
 def create(native: Native, model: Any, config: SessionConfig) -> Any:
+    """Open a native session as open_native() does, tuned to this device if threads are 0.
+
+    Raises: as open_native().
+    """
+    session = open_native(native, model, config)
+    if config.threads == 0 and config.prefill_threads == 0:
+        from ingot.tuning import tune_session  # late: it is no part of a fast import
+
+        tune_session(native, model, session)
+    return session
+
+
+def open_native(native: Native, model: Any, config: SessionConfig) -> Any:
     """Open a native session that frees itself.
 
     Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError.
@@ -122,22 +133,6 @@ def sampling_struct(native: Native, sampling: Sampling) -> Any:
     config.repetition_penalty = sampling.repetition_penalty
     config.seed = sampling.seed or 0
     return config
-
-
-def prompt_ids(model: Model, prompt: str | TokenIds, *, begin: bool) -> list[int]:
-    """Return the token ids of a prompt, of a text's beginning if `begin`.
-
-    Raises: InvalidArgumentError for none, a wrong type, or an id that the model does not have.
-    """
-    if isinstance(prompt, str):
-        tokens = model.tokenizer.encode(prompt, begin=begin)
-    else:
-        tokens = checked_ids(prompt, model.info.embedding_rows)
-    if not tokens:
-        raise InvalidArgumentError(
-            "the prompt has no tokens and this file puts none before a text: give at least one"
-        )
-    return tokens
 
 
 def checked_ids(prompt: TokenIds, limit: int) -> list[int]:
