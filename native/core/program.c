@@ -7,7 +7,6 @@
 #include "core/error.h"
 #include "core/layout.h"
 #include "kernels/dispatch.h"
-#include "kernels/linear/linear_tiles.h"
 
 static uint32_t round_up(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
 
@@ -22,22 +21,17 @@ static ingot_status find_tiles(const ingot_model *model, uint32_t weight, ingot_
     if (record->sparsity != INGOT_SPARSITY_SUPERBLOCK) {
         return INGOT_OK;
     }
-    uint64_t *offsets = malloc((part->tiles + (size_t)1) * sizeof *offsets), at = 0;
+    uint64_t *offsets = malloc((part->tiles + (size_t)1) * sizeof *offsets);
     if (offsets == NULL) {
         return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for %u tiles of tensor %u", part->tiles, weight);
     }
     part->tile_offsets = offsets;
-    for (uint32_t tile = 0; tile < part->tiles; tile++) {
-        offsets[tile] = at;
-        uint64_t bytes = ingot_linear_sparse_bytes(record->dtype, (uint32_t)record->shape[1], record->group,
-                                                   part->weights + at, record->size - at);
-        if (bytes == 0) {
-            return ingot_fail(INGOT_ERROR_FORMAT, "tensor %u: the superblocks of tile %u do not fit its %llu bytes",
-                              weight, tile, (unsigned long long)record->size);
-        }
-        at += bytes;
+    if (!ingot_sparse_walk(record->dtype, part->n, record->shape[1], record->group, part->weights, record->size,
+                           offsets)) {
+        return ingot_fail(INGOT_ERROR_FORMAT, "tensor %u: the lists of its tiles do not fill its %llu bytes", weight,
+                          (unsigned long long)record->size);
     }
-    offsets[part->tiles] = part->stored_bytes = at;
+    part->stored_bytes = offsets[part->tiles];
     return INGOT_OK;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Speed of the linear kernels: decode (m = 1, weights from memory) next to a streaming read of the same bytes; cycles per
  * weight with weights from the cache; prefill (m = 128) in integer or float operations, next to the peak of registers.
- * A row "half" has every other superblock absent: its GB/s are of stored bytes. */
+ * A row "half" has every other superblock absent: its GB/s are of stored bytes, its cycles per weight of all. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,16 +26,6 @@ static void *aligned(size_t size) {
         exit(2);
     }
     return memory;
-}
-
-static uint64_t stream_read(const uint8_t *bytes, size_t size) {
-    const uint64_t *p = (const uint64_t *)(const void *)bytes;
-    uint64_t sum[8] = {0};
-    for (size_t i = 0; i < size / 64; i++, p += 8) {
-        __builtin_prefetch((const void *)((uintptr_t)p + 8192));
-        for (int j = 0; j < 8; j++) sum[j] += p[j];
-    }
-    return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
 }
 
 static int compare(const void *a, const void *b) {
@@ -182,7 +172,7 @@ static speed measure_decode(const bench *b, ingot_linear_fn run) {
             const uint32_t other = (u + units / 2) % units * tiles;
             const uint64_t read = b->offsets[other + tiles] - b->offsets[other];
             start = now();
-            sink += stream_read(b->weights + b->offsets[other], read);
+            sink += harness_read(b->weights + b->offsets[other], read);
             stream[count] = (double)read / (now() - start);
             ratio[count] = kernel[count] / stream[count];
         }
@@ -230,8 +220,8 @@ static void bench_kernel(const harness *h, const ingot_kernel *kernel, uint32_t 
     const double clock = harness_clock();
     const speed s = measure_decode(&b, run);
     const double cycles = measure_cached(&b, run) * clock, peak = harness_dot_peak(kernel->isa);
-    const double four = measure_prefill(&b, run, 4, PREFILL_TILES),
-                 many = measure_prefill(&b, run, TOKENS, PREFILL_TILES);
+    const double four = half ? 0 : measure_prefill(&b, run, 4, PREFILL_TILES);
+    const double many = half ? 0 : measure_prefill(&b, run, TOKENS, PREFILL_TILES);
     const bool integers = peak > 0 && kernel->dtype != INGOT_DTYPE_F16;
     printf("%-30s %5u %-5s %8.1f %8.1f %5.0f%% %8.4f %8.1f %8.1f %5.0f%% %8.1fx\n", kernel->name, group,
            half ? "half" : "all", s.kernel * 1e-9, s.stream * 1e-9, 100 * s.fraction, cycles, four * 1e-9, many * 1e-9,

@@ -33,18 +33,11 @@ from ingot.format import (
     RopeStyle,
     Rows,
     ScalarParameters,
-    ScaleKind,
     StateKind,
     TensorRecord,
 )
-from ingot.packing import Quantized, pack, round_up
+from ingot.packing import WEIGHT_FORMATS, Quantized, pack, round_up
 
-SCALE_KINDS = {
-    Dtype.F16: ScaleKind.NONE,
-    Dtype.Q8: ScaleKind.F16_GROUP,
-    Dtype.Q4: ScaleKind.F16_GROUP,
-    Dtype.C4: ScaleKind.SUB8_ROW16,
-}
 CODEBOOK = np.array(
     [-127, -90, -70, -50, -35, -20, -9, 2, 12, 21, 33, 46, 61, 79, 101, 127], np.int8
 )
@@ -112,10 +105,10 @@ class ProgramBuilder:
             name_size=0,
             role=role,
             dtype=dtype,
-            scale_kind=SCALE_KINDS[dtype] if weight is not None else 0,
-            layout=Layout.PLAIN if weight is None else Layout.T16,
+            scale_kind=WEIGHT_FORMATS[dtype].scale_kind if weight is not None else 0,
+            layout=Layout.PLAIN if weight is None else weight.layout,
             rank=len(shape),
-            sparsity=0,
+            sparsity=int(weight is not None and weight.present.size > 0),
             state_kind=StateKind.APPEND if role == Role.STATE else StateKind.NONE,
             rows=rows,
             group=0 if weight is None else weight.group,

@@ -5,11 +5,11 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/layout.h"
 #include "ingot.h"
 #include "ingot_format.h"
 #include "kernels/cpu.h"
 #include "kernels/dispatch.h"
-#include "kernels/linear/linear_tiles.h"
 #include "kernels/row_kernels.h"
 
 enum { ALIGNMENT = 64, MOST_K = 1 << 24, MOST_TOKENS = 4096, MOST_TILES = 1 << 20 };
@@ -52,12 +52,15 @@ static ingot_status check_shape(const ingot_linear_call *call) {
     return INGOT_OK;
 }
 
+/* As a file has it: t2 has no groups, kernels are told 32. */
+static uint32_t stored_group(const ingot_linear_call *call) { return call->dtype == INGOT_DTYPE_T2 ? 0 : call->group; }
+
 static ingot_status check_tiles(const ingot_linear_call *call) {
     for (uint32_t t = call->tile_begin; t < call->tile_end; t++) {
         const uint64_t begin = call->tile_offsets[t], end = call->tile_offsets[t + 1];
         const bool within = begin % ALIGNMENT == 0 && begin <= end && end <= call->weights_size;
-        if (!within || ingot_linear_sparse_bytes(call->dtype, call->k, call->group, call->weights + begin,
-                                                 end - begin) != end - begin) {
+        if (!within || !ingot_sparse_walk(call->dtype, INGOT_TILE_ROWS, call->k, stored_group(call),
+                                          call->weights + begin, end - begin, NULL)) {
             return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
                               "kernel run: sparse tile %u at %llu to %llu does not hold what its list says", t,
                               (unsigned long long)begin, (unsigned long long)end);
@@ -196,7 +199,7 @@ ingot_status ingot_kernel_run(uint32_t index, const ingot_linear_call *call) {
     }
     const ingot_status shape = check_shape(call);
     if (shape != INGOT_OK) return shape;
-    const uint64_t tile_bytes = ingot_linear_dense_bytes(call->dtype, call->k, call->group);
+    const uint64_t tile_bytes = ingot_tile_bytes(call->dtype, call->k, stored_group(call));
     const ingot_status memory = check_memory(call, tile_bytes);
     return memory != INGOT_OK ? memory : run(kernel, call, tile_bytes);
 }
