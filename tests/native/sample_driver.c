@@ -55,7 +55,7 @@ static int check_philox(void) {
 static void open_session(void) {
     model.file.plan = &plan;
     session.model = &model;
-    session.threads = THREADS;
+    session.threads = session.most_threads = THREADS;
     session.sampler = (ingot_sampler){values, ids, seen, 0};
     for (uint32_t thread = 0; thread < THREADS; thread++) {
         session.areas[thread].picks = picks[thread];
