@@ -40,6 +40,10 @@ static void run_program(ingot_session *session, uint32_t thread) {
                 lane.mark->end = ingot_platform_seconds();
             }
         }
+        if (ingot_pool_leaves(session->pool, thread)) { /* its share of this phase is done */
+            ingot_pool_leave(session->pool, thread);
+            return;
+        }
         if (ingot_pool_stopped(session->pool)) { /* changes only at a barrier: all threads leave at the same step */
             return;
         }

@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "platform/platform.h"
 
-enum { SPINS_PER_LOOK = 32, LINE = 64, PLACE_WORDS = 4 };
+enum { SPINS_PER_LOOK = 32, LINE = 64, PLACE_WORDS = 4, STALLS_TO_LEAVE = 2 };
 
 /* Seconds. A barrier of one token is met within a few microseconds, so that spinning covers nearly all of them; yielding
  * sooner would give a whole time slice to whoever shares this CPU. */
@@ -22,6 +22,7 @@ typedef struct worker {
     _Atomic int64_t clock;               /* of its CPU time */
     ingot_pool *pool;
     uint32_t index;
+    bool left; /* this run; its own thread's */
     ingot_thread *thread;
 } worker;
 
@@ -33,9 +34,12 @@ struct ingot_pool {
     _Alignas(LINE) _Atomic uint32_t cursor;
     _Alignas(LINE) _Atomic uint32_t active; /* threads of this run: 0 .. active - 1 */
     _Atomic uint32_t quit;
+    _Atomic uint32_t next_active; /* after this phase: less those who leave */
     _Atomic uint32_t stop_requested;
     _Atomic uint32_t stalls;
-    bool stopped; /* written only by the last at a barrier */
+    uint32_t run_stalls; /* those before this run, and those that made a thread leave it */
+    bool leaving;        /* the last thread is to leave; these two are written only by the last at a barrier */
+    bool stopped;
     bool spins;   /* planted */
     uint32_t threads;
     ingot_crew crew;
@@ -126,7 +130,7 @@ static void wait_for_others(ingot_pool *pool, uint32_t self, uint32_t generation
         }
         bool stalled = waited > WATCH_AFTER && finds_stall(pool, &state, self, generation, now);
         if (stalled) {
-            atomic_fetch_add_explicit(&pool->stalls, 1, memory_order_relaxed);
+            ingot_pool_note_stall(pool);
         }
         if (stalled || waited > SLEEP_AFTER) {
             sleep_at_barrier(pool, generation);
@@ -141,6 +145,21 @@ static void open_phase(ingot_pool *pool) {
     pool->stopped = atomic_load_explicit(&pool->stop_requested, memory_order_relaxed) != 0;
 }
 
+/* By the last to arrive, alone. Stalls within a long run send a thread away at once: the next run may be far. */
+static void complete(ingot_pool *pool) {
+    const uint32_t active = atomic_load_explicit(&pool->next_active, memory_order_relaxed);
+    const uint32_t stalls = atomic_load_explicit(&pool->stalls, memory_order_relaxed);
+    pool->leaving = active > 1 && stalls - pool->run_stalls >= STALLS_TO_LEAVE;
+    pool->run_stalls = pool->leaving ? stalls : pool->run_stalls;
+    atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->active, active, memory_order_relaxed);
+    open_phase(pool);
+    atomic_fetch_add(&pool->generation, 1);
+    if (atomic_load(&pool->sleepers) != 0) {
+        ingot_platform_wake_all(&pool->generation);
+    }
+}
+
 void ingot_pool_barrier(ingot_pool *pool, uint32_t thread) {
     const uint32_t active = atomic_load_explicit(&pool->active, memory_order_relaxed);
     if (active == 1) {
@@ -153,11 +172,21 @@ void ingot_pool_barrier(ingot_pool *pool, uint32_t thread) {
         wait_for_others(pool, thread, generation);
         return;
     }
-    atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
-    open_phase(pool);
-    atomic_fetch_add(&pool->generation, 1);
-    if (atomic_load(&pool->sleepers) != 0) {
-        ingot_platform_wake_all(&pool->generation);
+    complete(pool);
+}
+
+bool ingot_pool_leaves(const ingot_pool *pool, uint32_t thread) {
+    return pool->leaving && thread + 1 == atomic_load_explicit(&pool->active, memory_order_relaxed);
+}
+
+void ingot_pool_leave(ingot_pool *pool, uint32_t thread) {
+    const uint32_t active = atomic_load_explicit(&pool->active, memory_order_relaxed);
+    const uint32_t generation = atomic_load_explicit(&pool->generation, memory_order_relaxed);
+    pool->workers[thread].left = true;
+    atomic_store_explicit(&pool->workers[thread].arrived, generation + 1, memory_order_relaxed);
+    atomic_fetch_sub(&pool->next_active, 1);
+    if (atomic_fetch_add(&pool->arrived, 1) + 1 == active) {
+        complete(pool);
     }
 }
 
@@ -222,8 +251,11 @@ static void worker_main(void *argument) {
         if (atomic_load(&pool->quit) != 0) {
             return;
         }
+        self->left = false;
         pool->function(pool->argument, self->index);
-        ingot_pool_barrier(pool, self->index);
+        if (!self->left) {
+            ingot_pool_barrier(pool, self->index);
+        }
     }
 }
 
@@ -233,7 +265,9 @@ void ingot_pool_run(ingot_pool *pool, uint32_t threads, ingot_pool_fn function, 
     const uint32_t active = ingot_crew_size(&pool->crew, threads, stalls, ingot_platform_seconds());
     pool->function = function;
     pool->argument = argument;
-    pool->stopped = false;
+    pool->stopped = pool->leaving = false;
+    pool->run_stalls = stalls;
+    atomic_store(&pool->next_active, active);
     atomic_store(&pool->cursor, 0);
     atomic_store(&pool->stop_requested, 0);
     atomic_store(&pool->active, active);
@@ -291,6 +325,8 @@ uint32_t ingot_pool_threads(const ingot_pool *pool) {
 void ingot_pool_request_stop(ingot_pool *pool) { atomic_store(&pool->stop_requested, 1); }
 
 bool ingot_pool_stopped(const ingot_pool *pool) { return pool->stopped; }
+
+void ingot_pool_note_stall(ingot_pool *pool) { atomic_fetch_add_explicit(&pool->stalls, 1, memory_order_relaxed); }
 
 uint32_t ingot_pool_stalls(const ingot_pool *pool) { return atomic_load_explicit(&pool->stalls, memory_order_relaxed); }
 

@@ -38,10 +38,16 @@ void ingot_pool_run(ingot_pool *pool, uint32_t threads, ingot_pool_fn function, 
 void ingot_pool_barrier(ingot_pool *pool, uint32_t thread);
 /** Takes a run of items of this phase: at least `grain`, more while many are left. False when none is left. */
 bool ingot_pool_take(ingot_pool *pool, uint32_t items, uint32_t grain, uint32_t *begin, uint32_t *end);
+/** Whether this thread is to leave the run, because it was found preempted: then it calls ingot_pool_leave() between two
+ * phases, in place of its next barrier, and returns. Never thread 0. */
+bool ingot_pool_leaves(const ingot_pool *pool, uint32_t thread);
+void ingot_pool_leave(ingot_pool *pool, uint32_t thread);
 /** Asks all threads to stop; they see it after their next barrier. Cleared by ingot_pool_run. */
 void ingot_pool_request_stop(ingot_pool *pool);
 /** The same answer on every thread between two barriers. */
 bool ingot_pool_stopped(const ingot_pool *pool);
+/** Counts one more wait for a preempted thread. */
+void ingot_pool_note_stall(ingot_pool *pool);
 /** Waits that ended with the other thread found preempted, since the pool was made. */
 uint32_t ingot_pool_stalls(const ingot_pool *pool);
 

@@ -19,7 +19,7 @@ def drive(build: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_pool_and_crew(native_build: Path) -> None:
     done = drive(native_build)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("ok ") == 3
+    assert done.stdout.count("ok ") == 4
 
 
 @pytest.mark.parametrize(("plant", "caught"), [("lost", "runs"), ("history", "crew")])

@@ -18,6 +18,7 @@ typedef struct job {
     ingot_pool *pool;
     _Atomic uint32_t seen;   /* bit per thread that took part */
     uint32_t items[ITEMS];   /* how often each was done; written by whoever took it */
+    uint32_t stalls; /* that thread 0 notes in its first phase */
     uint32_t lost;           /* an item that nobody does */
 } job;
 
@@ -29,12 +30,19 @@ static int fail(const char *check, const char *why) {
 static void work(void *argument, uint32_t thread) {
     job *self = argument;
     atomic_fetch_or(&self->seen, 1u << thread);
+    for (uint32_t stall = 0; thread == 0 && stall < self->stalls; stall++) {
+        ingot_pool_note_stall(self->pool);
+    }
     for (uint32_t phase = 0; phase < PHASES; phase++) {
         uint32_t begin, end;
         while (ingot_pool_take(self->pool, ITEMS, 1 + phase, &begin, &end)) {
             for (uint32_t item = begin; item < end; item++) {
                 self->items[item] += item == self->lost ? 0 : 1;
             }
+        }
+        if (ingot_pool_leaves(self->pool, thread)) {
+            ingot_pool_leave(self->pool, thread);
+            return;
         }
         if (phase + 1 < PHASES) {
             ingot_pool_barrier(self->pool, thread);
@@ -52,7 +60,8 @@ static int check_runs(int planted) {
         const uint32_t threads = 1 + run % THREADS;
         ingot_pool_run(pool, threads, work, &task);
         const uint32_t active = ingot_pool_threads(pool);
-        if (active > threads || task.seen != (1u << active) - 1) {
+        if (active > threads || task.seen >= 1u << threads ||
+            (task.seen & ((1u << active) - 1)) != (1u << active) - 1) {
             return fail("runs", "another number of threads took part");
         }
         for (uint32_t item = 0; item < ITEMS; item++) {
@@ -63,6 +72,30 @@ static int check_runs(int planted) {
     }
     ingot_pool_destroy(pool);
     printf("ok   runs of 1 to %d threads do each item once\n", THREADS);
+    return 0;
+}
+
+/* Two stalls within a run send its last thread away, once; the work is done all the same. */
+static int check_leaving(void) {
+    for (uint32_t run = 0; run < RUNS; run++) {
+        ingot_pool *pool = NULL;
+        if (ingot_pool_create(THREADS, NULL, 0, &pool) != INGOT_OK) {
+            return fail("leaving", ingot_last_error());
+        }
+        job task = {.pool = pool, .lost = ITEMS, .stalls = 2};
+        ingot_pool_run(pool, THREADS, work, &task);
+        const uint32_t left = ingot_pool_threads(pool);
+        for (uint32_t item = 0; item < ITEMS; item++) {
+            if (task.items[item] != PHASES) {
+                return fail("leaving", "an item was not done once per phase");
+            }
+        }
+        ingot_pool_destroy(pool);
+        if (left >= THREADS) {
+            return fail("leaving", "no thread left");
+        }
+    }
+    printf("ok   a preempted thread leaves the run\n");
     return 0;
 }
 
@@ -121,5 +154,6 @@ int main(int count, char **arguments) {
     const char *planted = count > 2 && strcmp(arguments[1], "--plant") == 0 ? arguments[2] : "";
     int failed = check_runs(strcmp(planted, "lost") == 0);
     failed = failed || check_crew(strcmp(planted, "history") == 0);
+    failed = failed || check_leaving();
     return failed || check_idle();
 }
