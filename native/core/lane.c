@@ -43,6 +43,11 @@ bool ingot_lane_take(const ingot_lane *lane, uint32_t items, uint32_t grain, uin
     return ingot_pool_take(lane->session->pool, items, grain, begin, end);
 }
 
+uint32_t ingot_lane_grain(const ingot_lane *lane, uint32_t m) {
+    const uint32_t grain = lane->session->choices.grain[m > INGOT_DECODE_TOKENS];
+    return grain != 0 ? grain : 1;
+}
+
 bool ingot_lane_serial(ingot_lane *lane) {
     if (lane->stage == INGOT_STAGE_SHARED) {
         ingot_lane_synchronize(lane);

@@ -26,6 +26,8 @@ void ingot_lane_synchronize(ingot_lane *lane);
 /** Starts a shared phase: take items with ingot_lane_take until it is false. */
 void ingot_lane_share(ingot_lane *lane);
 bool ingot_lane_take(const ingot_lane *lane, uint32_t items, uint32_t grain, uint32_t *begin, uint32_t *end);
+/** Items of a linear that a thread takes at least. */
+uint32_t ingot_lane_grain(const ingot_lane *lane, uint32_t m);
 /** Starts a serial phase. @return whether this thread does it. */
 bool ingot_lane_serial(ingot_lane *lane);
 

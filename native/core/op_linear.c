@@ -131,7 +131,7 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     return input;
 }
 
-/* In runs that a compiler turns into vectors: `to` may be `add`. */
+/* In runs that a compiler turns into vectors: `to` may be `add` or `from`. */
 static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
     float values[INGOT_TILE_ROWS];
     for (uint32_t start = 0; start < count; start += INGOT_TILE_ROWS) {
@@ -209,7 +209,8 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         .out = lane->area->tile,
         .out_stride = stride,
     };
-    part->kernel(&args);
+    const ingot_linear_fn chosen = session->choices.kernels[m > INGOT_DECODE_TOKENS][part->dtype];
+    (chosen != NULL ? chosen : part->kernel)(&args);
     if (step->epilogue != INGOT_EPILOGUE_NONE) {
         finish_gated(session, step, part, args.out, stride, m, tile_begin, tile_end);
         return;
@@ -248,7 +249,8 @@ static void run_parts(ingot_lane *lane, const ingot_step *step, uint32_t m, bool
     }
     linear_input input = m == 1 ? prepare_single(lane, step, per_token) : prepare_many(lane, step, m, per_token);
     /* Kernels of panels take two tiles at a time. */
-    const uint32_t grain = input.panels != NULL && unit == 1 ? 2 : 1;
+    const uint32_t least = input.panels != NULL && unit == 1 ? 2 : 1, asked = ingot_lane_grain(lane, m);
+    const uint32_t grain = asked > least ? asked : least;
     ingot_lane_share(lane);
     while (ingot_lane_take(lane, items, grain, &begin, &end)) {
         run_items(lane, step, &input, m, unit, per_token, begin, end);

@@ -53,7 +53,7 @@ bool ingot_pick_possible(const ingot_session *session, const ingot_sampling *con
 
 void ingot_pick_begin(ingot_session *session, uint32_t k) {
     session->pick_count = k;
-    for (uint32_t thread = 0; thread < session->threads && k != 0; thread++) {
+    for (uint32_t thread = 0; thread < session->most_threads && k != 0; thread++) {
         memset(session->areas[thread].picked, 0, INGOT_PICK_ROWS * sizeof(uint32_t));
     }
 }
@@ -75,7 +75,7 @@ void ingot_pick_collect(ingot_session *session, uint32_t row) {
     ingot_sampler *sampler = &session->sampler;
     ingot_pick best[INGOT_PICK_MOST];
     uint32_t kept = 0;
-    for (uint32_t thread = 0; thread < session->threads; thread++) {
+    for (uint32_t thread = 0; thread < session->most_threads; thread++) {
         const ingot_thread_area *area = &session->areas[thread];
         for (uint32_t i = 0; i < area->picked[row]; i++) {
             insert(best, &kept, session->pick_count, area->picks[(size_t)row * INGOT_PICK_MOST + i]);

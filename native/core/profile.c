@@ -9,7 +9,7 @@
 #include "platform/platform.h"
 
 static size_t mark_count(const ingot_session *session) {
-    return (size_t)ingot_session_most_threads(session) * session->model->step_count;
+    return (size_t)session->most_threads * session->model->step_count;
 }
 
 void ingot_profile_start(ingot_session *session, uint32_t threads) {

@@ -25,10 +25,26 @@ double ingot_sample_uniform(uint64_t seed, uint64_t position) {
     return (double)(((uint64_t)block[0] << 32 | block[1]) >> 11) * 0x1p-53;
 }
 
-/* e^x for x in [-86, 0], 0 below. No fused multiply-adds, so that NumPy can follow step by step. */
+static float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* e^x for x in [-86, 0], 0 below. No fused multiply-adds, so that NumPy can follow step by step; masks
+ * instead of branches, so that compilers make vectors of it. */
 static float weight_of(float x) {
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-    float clamped = x > -86.0f ? x : -86.0f;
+    const float magic = 12582912.0f;           /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
+    const int32_t most = (int32_t)0x42AC0000; /* the bits of 86 */
+    int32_t size = (int32_t)(bits_of(x) & 0x7FFFFFFFu);
+    uint32_t beyond = 0u - (uint32_t)(size > most); /* all bits, or none */
+    float clamped = -float_of(((uint32_t)most & beyond) | ((uint32_t)size & ~beyond));
     float shifted = clamped * 1.44269504f + magic;
     float n = shifted - magic;
     float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -40,12 +56,8 @@ static float weight_of(float x) {
     y = y * r + 0.5f;
     y = y * r + 1.0f;
     y = y * r + 1.0f;
-    uint32_t bits, power;
-    memcpy(&bits, &y, sizeof bits);
-    memcpy(&power, &shifted, sizeof power);
-    bits += power << 23;
-    memcpy(&y, &bits, sizeof y);
-    return x < -86.0f ? 0.0f : y;
+    uint32_t bits = bits_of(y) + (bits_of(shifted) << 23);
+    return float_of(bits & ~beyond);
 }
 
 static ingot_status refuse(const char *field, double value, const char *expected) {

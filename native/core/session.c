@@ -67,7 +67,7 @@ static void carve_partials(ingot_session *session, carver *state) {
             heads = parameters->kv_heads > heads ? parameters->kv_heads : heads;
         }
     }
-    session->partials = carve(state, session->threads > 1 && runs > 1 ? floats * sizeof(float) : 0);
+    session->partials = carve(state, session->most_threads > 1 && runs > 1 ? floats * sizeof(float) : 0);
     session->arrivals = carve(state, heads * sizeof(_Atomic uint32_t));
 }
 
@@ -83,10 +83,6 @@ static void carve_sampler(ingot_session *session, carver *state) {
     session->sampler.seen = carve(state, (ids + 63) / 64 * sizeof(uint64_t));
 }
 
-uint32_t ingot_session_most_threads(const ingot_session *session) {
-    return session->threads > session->prefill_threads ? session->threads : session->prefill_threads;
-}
-
 static void carve_all(ingot_session *session, carver *state) {
     const ingot_model *model = session->model;
     ingot_memory_info *info = &session->info;
@@ -99,7 +95,7 @@ static void carve_all(ingot_session *session, carver *state) {
     uint64_t panels = model->reads_panels ? round_up(session->chunk, INGOT_PANEL_TOKENS) / INGOT_PANEL_TOKENS : 0;
     session->panels = carve(state, panels * session->panel_bytes);
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
-    for (uint32_t thread = 0; thread < ingot_session_most_threads(session); thread++) {
+    for (uint32_t thread = 0; thread < session->most_threads; thread++) {
         carve_area(session, state, &session->areas[thread]);
     }
     carve_partials(session, state);
@@ -124,13 +120,15 @@ static ingot_status read_config(ingot_session *session, const ingot_session_conf
     }
     if (config->threads > INGOT_MAX_THREADS || config->prefill_threads > INGOT_MAX_THREADS ||
         session->logits_rows > session->chunk || config->kv_format > INGOT_KV_K8V4) {
-        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
-                          "threads %u and %u (at most %d), logits rows %u (at most the chunk, %u), kv format %u (0 to %d)",
-                          config->threads, config->prefill_threads, INGOT_MAX_THREADS, session->logits_rows,
-                          session->chunk, config->kv_format, INGOT_KV_K8V4);
+        return ingot_fail(
+            INGOT_ERROR_INVALID_ARGUMENT,
+            "threads %u and %u (at most %d), logits rows %u (at most the chunk, %u), kv format %u (0 to %d)",
+            config->threads, config->prefill_threads, INGOT_MAX_THREADS, session->logits_rows, session->chunk,
+            config->kv_format, INGOT_KV_K8V4);
     }
     session->threads = session->threads > INGOT_MAX_THREADS ? INGOT_MAX_THREADS : session->threads;
     session->prefill_threads = config->prefill_threads != 0 ? config->prefill_threads : session->threads;
+    session->most_threads = session->threads > session->prefill_threads ? session->threads : session->prefill_threads;
     uint32_t wide = 2 * session->chunk > 64 ? 2 * session->chunk : 64;
     session->tile_floats = INGOT_TILE_ROWS * wide;
     return INGOT_OK;
@@ -180,7 +178,7 @@ static ingot_status check_limit(ingot_session *session, uint64_t limit) {
 }
 
 static ingot_status start_threads(ingot_session *session, const ingot_topology *topology) {
-    const uint32_t threads = ingot_session_most_threads(session);
+    const uint32_t threads = session->most_threads;
     uint64_t place[INGOT_TOPOLOGY_CPUS / 64];
     const bool placed = ingot_topology_placement(topology, threads, place);
     return ingot_pool_create(threads, placed ? place : NULL, INGOT_TOPOLOGY_CPUS / 64, &session->pool);

@@ -15,6 +15,7 @@ typedef struct ingot_pick {
     int32_t id;
 } ingot_pick;
 #include "core/profile.h"
+#include "core/tune.h"
 
 enum { INGOT_DECODE_TOKENS = 8 }; /* passes of at most these run on the threads of decoding */
 
@@ -48,6 +49,7 @@ struct ingot_session {
     uint64_t process;
     uint32_t context, capacity, chunk, logits_rows;
     uint32_t threads, prefill_threads; /* of a pass of few tokens, and of a longer one */
+    uint32_t most_threads;             /* of the pool */
     uint32_t position;
     _Atomic uint32_t busy, cancelled;
     uint64_t executed;
@@ -77,6 +79,7 @@ struct ingot_session {
     uint32_t pick_count; /* best logits to keep per row instead of writing all; 0: write them */
     bool tracing;      /* absorbed norms are written out as well */
     ingot_profile *profile; /* NULL while off */
+    ingot_choices choices;
 };
 
 /** Opens a session; with a parent one of its family, of the parent's sizes. */
@@ -89,7 +92,5 @@ void ingot_session_leave(ingot_session *session);
 void ingot_session_cut(ingot_session *session, uint32_t position);
 /** What ingot_session_eval does, in a session that was entered. */
 ingot_status ingot_session_feed(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted);
-/** Threads of its pool. */
-uint32_t ingot_session_most_threads(const ingot_session *session);
 
 #endif

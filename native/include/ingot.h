@@ -63,7 +63,9 @@ typedef enum ingot_struct {
     INGOT_STRUCT_LINEAR_CALL = 5,
     INGOT_STRUCT_SAMPLING = 6,
     INGOT_STRUCT_PROFILE_ENTRY = 7,
-    INGOT_STRUCT_TOPOLOGY_INFO = 8
+    INGOT_STRUCT_TOPOLOGY_INFO = 8,
+    INGOT_STRUCT_TUNING = 9,
+    INGOT_STRUCT_TUNE_CANDIDATE = 10
 } ingot_struct;
 
 /** How a session keeps keys and values. */
@@ -153,6 +155,30 @@ typedef struct ingot_topology_info {
     char name[64];  /* of the CPU or the board, "" if unknown */
     ingot_topology_place cpus[256]; /* big cores first */
 } ingot_topology_info;
+
+/** What a measurement chose for a session. It changes the speed, never a result. */
+typedef struct ingot_tuning {
+    uint32_t struct_size;
+    uint32_t threads;         /* 0: as opened */
+    uint32_t prefill_threads; /* 0: as opened */
+    uint32_t grain;           /* tiles that a thread takes at least, decode; 0: 1 */
+    uint32_t prefill_grain;
+    uint32_t disturbed;   /* 1: other processes took the CPUs meanwhile, threads are not chosen; not to be kept */
+    uint32_t kernels[64]; /* [dtype] decode, [32 + dtype] prefill: 1 + index of a kernel, 0: dispatch's choice */
+} ingot_tuning;
+
+/** One of the rivals of a measurement; the first of each race is what holds without one. */
+typedef struct ingot_tune_candidate {
+    uint32_t phase;  /* 0 decode, 1 prefill */
+    uint32_t dtype;  /* whose kernel is raced, 0: threads or grain are */
+    uint32_t kernel; /* 1 + index, 0: dispatch's choice */
+    uint32_t threads;
+    uint32_t grain;
+    uint32_t chosen; /* 1 for the winner of its race */
+    double seconds;  /* the least of its trials */
+    double gigabytes_per_second;
+    double giga_operations_per_second; /* a multiply-add is two */
+} ingot_tune_candidate;
 
 typedef struct ingot_kernel_info {
     uint32_t struct_size;
@@ -313,6 +339,18 @@ ingot_status ingot_session_profile(ingot_session *session, uint32_t enable);
  * @return INGOT_ERROR_WRONG_STATE without a profile, _INVALID_ARGUMENT. */
 ingot_status ingot_session_profile_read(ingot_session *session, uint32_t thread, ingot_profile_entry *entries,
                                         uint32_t capacity, uint32_t *count);
+/** Races threads, kernels and grains on the model's own weights and keeps the winners in this session.
+ * @param seconds budget; a slow machine may take more, each rival has two trials.
+ * @param threads 1: race the thread counts too; 0: keep those of the session.
+ * @param tuning what was chosen, for ingot_session_apply(); struct_size must be set.
+ * @param candidates room for `capacity` rivals; *count are written.
+ * @return INGOT_ERROR_INVALID_ARGUMENT, also for a session that holds positions. */
+ingot_status ingot_session_tune(ingot_session *session, double seconds, uint32_t threads, ingot_tuning *tuning,
+                                ingot_tune_candidate *candidates, uint32_t capacity, uint32_t *count);
+/** Takes over an earlier measurement. @return INGOT_ERROR_INVALID_ARGUMENT if it does not fit session, build or CPU. */
+ingot_status ingot_session_apply(ingot_session *session, const ingot_tuning *tuning);
+/** Digest of formats and shapes of all tensors: a tuning holds for files that share it. */
+uint32_t ingot_model_layout(const ingot_model *model);
 /** Instructions that this backend has executed in this session: backend 0 is the CPU. */
 uint64_t ingot_session_executed(const ingot_session *session, uint32_t backend);
 

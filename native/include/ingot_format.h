@@ -189,7 +189,7 @@ typedef enum ingot_rule {
     INGOT_RULE_TENSOR_OVERLAP = 33, /* two stored tensors overlap */
     INGOT_RULE_TENSOR_RESERVED = 34, /* a reserved or unused field is not zero */
     INGOT_RULE_TENSOR_SPARSITY = 35, /* a sparsity that is unknown or not possible for the role */
-    INGOT_RULE_TENSOR_SUPERBLOCKS = 36, /* a list of superblocks that is out of order or range, badly padded, or does not add up */
+    INGOT_RULE_TENSOR_SUPERBLOCKS = 36, /* superblock list: out of order or range, badly padded, not adding up */
     INGOT_RULE_PROGRAM_SIZE = 40, /* counts do not add up to the section's size */
     INGOT_RULE_PROGRAM_RESERVED = 41, /* a reserved field is not zero */
     INGOT_RULE_ENTRY = 42, /* no 'step', a bad or double name, or instructions out of range */

@@ -136,6 +136,12 @@ double ingot_platform_clock_seconds(int64_t clock) {
     return (double)spent.tv_sec + 1e-9 * (double)spent.tv_nsec;
 }
 
+double ingot_platform_process_seconds(void) {
+    struct timespec spent;
+    return clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent) == 0 ? (double)spent.tv_sec + 1e-9 * (double)spent.tv_nsec
+                                                                : 0.0;
+}
+
 static void *thread_entry(void *argument) {
     ingot_thread *thread = argument;
     thread->function(thread->argument);

@@ -35,6 +35,8 @@ typedef void (*ingot_thread_fn)(void *argument);
 int64_t ingot_platform_thread_clock(void);
 /** CPU seconds that a thread has had; 0 for clock 0. */
 double ingot_platform_clock_seconds(int64_t clock);
+/** CPU seconds of the whole process. */
+double ingot_platform_process_seconds(void);
 /** @return INGOT_ERROR_THREADS. */
 ingot_status ingot_platform_thread_start(ingot_thread_fn function, void *argument, ingot_thread **thread);
 void ingot_platform_thread_join(ingot_thread *thread);

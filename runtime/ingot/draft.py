@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from ingot.errors import InvalidArgumentError
 from ingot.generation import Options
 from ingot.sampling import Sampling
+from ingot.speculation import LookupDrafter, Speculator
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
     from ingot.model import Model
     from ingot.session import Session
 
-__all__ = ["DraftModelDrafter", "require_same_tokenizer"]
+__all__ = ["DraftModelDrafter", "make_speculator", "require_same_tokenizer"]
 
 
 class DraftModelDrafter:
@@ -41,6 +42,24 @@ class DraftModelDrafter:
 
     def learn(self, accepted: int) -> None:
         """Nothing to learn: what was wrong is cut off at the next proposal."""
+
+
+def make_speculator(
+    draft: Session | None, most: int, options: Options, sampling: Sampling
+) -> Speculator | None:
+    """Return what guesses at most so many tokens ahead for one generation, None for nothing.
+
+    Raises: InvalidArgumentError if lookup is wanted and no row is reserved for it.
+    """
+    if most <= 0:
+        raise InvalidArgumentError(
+            "speculate='lookup': open the session with model.session(speculate=7)"
+        )
+    if options.speculate == "off":
+        return None
+    if draft is None or options.speculate == "lookup":
+        return Speculator(LookupDrafter(), most)
+    return Speculator(DraftModelDrafter(draft, sampling), most)
 
 
 def _common(ours: Sequence[int], theirs: Sequence[int]) -> int:

@@ -203,9 +203,7 @@ class Rule(IntEnum):
     TENSOR_OVERLAP = 33  # two stored tensors overlap
     TENSOR_RESERVED = 34  # a reserved or unused field is not zero
     TENSOR_SPARSITY = 35  # a sparsity that is unknown or not possible for the role
-    TENSOR_SUPERBLOCKS = (
-        36  # a list of superblocks that is out of order or range, badly padded, or does not add up
-    )
+    TENSOR_SUPERBLOCKS = 36  # superblock list: out of order or range, badly padded, not adding up
     PROGRAM_SIZE = 40  # counts do not add up to the section's size
     PROGRAM_RESERVED = 41  # a reserved field is not zero
     ENTRY = 42  # no 'step', a bad or double name, or instructions out of range

@@ -128,7 +128,7 @@ class Model:
         the end of the context: error, or shift, which forgets the older half behind the first
         `sinks` tokens (see session_state.py).
         Units: context, chunk, sinks in tokens, logits_rows in positions per pass, memory_limit in
-        bytes, speculate in tokens guessed ahead per pass (8 is a good figure; same text).
+        bytes, speculate in tokens guessed ahead per pass (7 is a good figure; same text).
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """

@@ -43,7 +43,10 @@ class Session:
         self.context = config.context or model.info.context
         self._logits_rows = max(config.rows, 1)
         self.most_drafted = min(config.speculate, self.chunk - 1)
-        self._draft = self._open_draft(config)
+        draft = model.draft if self.most_drafted > 0 else None
+        self._draft = (
+            draft.session(min(self.context, draft.info.context), config.threads) if draft else None
+        )
         self._pending: list[int] = []  # chosen, fed when the one after them is wanted
         self._ahead: list[int] = []  # fed and chosen, not yet taken by the stream
         self._lock = threading.Lock()
@@ -332,30 +335,12 @@ class Session:
                 self._passes.cut(len(self._passes.tokens))
 
     def speculator(self, options: Options, sampling: Sampling) -> Speculator | None:
-        """Return what guesses for one generation, None for nothing.
-
-        Raises: InvalidArgumentError if lookup is wanted and the session was opened without.
-        """
-        if self.most_drafted <= 0 or options.speculate == "off":
-            if options.speculate == "lookup":
-                raise InvalidArgumentError(
-                    "speculate='lookup': open the session with model.session(speculate=8)"
-                )
+        """Return what guesses for one generation, or None. Raises: as make_speculator()."""
+        if self.most_drafted <= 0 and options.speculate != "lookup":
             return None
-        from ingot.draft import DraftModelDrafter
-        from ingot.speculation import LookupDrafter, Speculator
+        from ingot.draft import make_speculator
 
-        if self._draft is None or options.speculate == "lookup":
-            return Speculator(LookupDrafter(), self.most_drafted)
-        return Speculator(DraftModelDrafter(self._draft, sampling), self.most_drafted)
-
-    def _open_draft(self, config: SessionConfig) -> Session | None:
-        """Open a session of the draft model with our threads, if there is one and it is wanted."""
-        draft = self.model.draft
-        if draft is None or self.most_drafted <= 0:
-            return None
-        context = min(self.context, draft.info.context)
-        return Session(draft, SessionConfig(context, threads=config.threads))
+        return make_speculator(self._draft, self.most_drafted, options, sampling)
 
     def _take_pending(self) -> list[int]:
         tokens, self._pending = self._pending, []

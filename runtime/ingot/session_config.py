@@ -38,6 +38,7 @@ __all__ = [
     "SessionConfig",
     "checked_ids",
     "create",
+    "open_native",
     "sampling_struct",
 ]
 
@@ -83,6 +84,19 @@ class MemoryInfo(Record):
 
 
 def create(native: Native, model: Any, config: SessionConfig) -> Any:
+    """Open a native session as open_native() does, tuned to this device if threads are 0.
+
+    Raises: as open_native().
+    """
+    session = open_native(native, model, config)
+    if config.threads == 0 and config.prefill_threads == 0:
+        from ingot.tuning import tune_session  # late: it is no part of a fast import
+
+        tune_session(native, model, session)
+    return session
+
+
+def open_native(native: Native, model: Any, config: SessionConfig) -> Any:
     """Open a native session that frees itself.
 
     Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError.

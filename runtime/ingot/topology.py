@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ingot._native import Native
+from ingot.record import Record
+
+TYPE_CHECKING = False  # as in typing, whose import takes long
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Cpu", "Topology", "read_topology"]
 
 MASK_WORDS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Cpu:
+class Cpu(Record):
     """One CPU: its physical core's lowest id, its capacity of 1024, and whether threads suit it."""
 
     id: int
@@ -24,8 +27,7 @@ class Cpu:
     big: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Topology:
+class Topology(Record):
     """CPUs in the affinity mask, big cores first; quota in CPUs, 0 without a limit."""
 
     name: str
@@ -49,6 +51,15 @@ class Topology:
             f"{self.name or 'CPU'}: {'; '.join(parts)}{quota}; "
             f"{self.big_cores} big cores, {self.threads} threads by default"
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for json.dumps()."""
+        cpus = [
+            {"id": cpu.id, "core": cpu.core, "capacity": cpu.capacity, "big": cpu.big}
+            for cpu in self.cpus
+        ]
+        names = ("name", "classes", "big_cores", "quota", "threads")
+        return {**{name: getattr(self, name) for name in names}, "cpus": cpus}
 
     def key(self) -> str:
         """Return what a measurement on this machine depends on."""

@@ -88,7 +88,9 @@ def thread_sanitizer() -> None:
     """Sessions with several threads, and several at once, under TSan."""
     settings = ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DINGOT_BUILD_TESTS=ON"]
     build = build_native("tsan", [*settings, "-DINGOT_SANITIZE=thread"])
-    run([build / "session_driver", model_file()], {"TSAN_OPTIONS": "halt_on_error=1"})
+    options = {"TSAN_OPTIONS": "halt_on_error=1"}
+    run([build / "session_driver", model_file()], options)
+    run([build / "threads_driver"], options)
 
 
 def fuzz() -> None:

@@ -92,7 +92,7 @@ def test_speculation_is_switched_off_and_asked_for_by_name(model: Model) -> None
         assert stats.drafted_tokens == 0 and stats.decode_passes == 29
         session.reset()
         assert session.generate(VERSE * 3, max_tokens=30, speculate="lookup").stats.drafted_tokens
-        with pytest.raises(InvalidArgumentError, match=r"model.session\(speculate=8\)"):
+        with pytest.raises(InvalidArgumentError, match=r"model.session\(speculate=7\)"):
             plain.stream(VERSE, speculate="lookup")
         with pytest.raises(InvalidArgumentError, match="auto, lookup, off"):
             plain.stream(VERSE, speculate="yes")

@@ -170,15 +170,22 @@ NEON_INLINE void panel_t2(const ingot_linear_args *args, uint32_t tile, uint32_t
                 const int8x16_t quads = vld1q_s8(a + 16 * part);
                 uint8x16_t chunk[4];
                 UNROLL for (int i = 0; i < 4; i++) { chunk[i] = vld1q_u8(codes + CHUNK * part + 16 * i); }
+                uint8x16_t v[4];
+                UNROLL for (int i = 0; i < 4; i++) { v[i] = vandq_u8(chunk[i], vdupq_n_u8(3)); }
                 UNROLL for (int i = 0; i < 4; i++) {
-                    const int8x16_t v0 = vreinterpretq_s8_u8(vandq_u8(chunk[i], vdupq_n_u8(3)));
-                    const int8x16_t v1 = vreinterpretq_s8_u8(vandq_u8(chunk[i], vdupq_n_u8(12)));
-                    const int8x16_t v2 = vreinterpretq_s8_u8(vandq_u8(chunk[i], vdupq_n_u8(48)));
-                    const int8x16_t v3 = vreinterpretq_s8_u8(vshrq_n_u8(chunk[i], 6));
-                    total[i] = vdotq_laneq_s32(total[i], v0, quads, 0);
-                    fours[i] = vdotq_laneq_s32(fours[i], v1, quads, 1);
-                    sixteens[i] = vdotq_laneq_s32(sixteens[i], v2, quads, 2);
-                    total[i] = vdotq_laneq_s32(total[i], v3, quads, 3);
+                    total[i] = dot_quad(total[i], vreinterpretq_s8_u8(v[i]), quads, 0);
+                }
+                UNROLL for (int i = 0; i < 4; i++) { v[i] = vandq_u8(chunk[i], vdupq_n_u8(12)); }
+                UNROLL for (int i = 0; i < 4; i++) {
+                    fours[i] = dot_quad(fours[i], vreinterpretq_s8_u8(v[i]), quads, 1);
+                }
+                UNROLL for (int i = 0; i < 4; i++) { v[i] = vandq_u8(chunk[i], vdupq_n_u8(48)); }
+                UNROLL for (int i = 0; i < 4; i++) {
+                    sixteens[i] = dot_quad(sixteens[i], vreinterpretq_s8_u8(v[i]), quads, 2);
+                }
+                UNROLL for (int i = 0; i < 4; i++) { v[i] = vshrq_n_u8(chunk[i], 6); }
+                UNROLL for (int i = 0; i < 4; i++) {
+                    total[i] = dot_quad(total[i], vreinterpretq_s8_u8(v[i]), quads, 3);
                 }
             }
         }

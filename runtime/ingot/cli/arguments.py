@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Subparsers = argparse._SubParsersAction
-DRAFTED = 8  # tokens of one draft, where a draft model is given and no number
+DRAFTED = 7  # tokens of one draft; with the one before them they fill a panel of the kernels
 _UNBUILT_BACKENDS = ("vulkan", "cuda")
 
 
@@ -96,7 +96,7 @@ def add_speculation(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="guess up to N tokens ahead (8 is good); the same text, faster where it repeats",
+        help="guess up to N tokens ahead (7 is good); the same text, faster where it repeats",
     )
     parser.add_argument(
         "--draft", metavar="FILE", help="a small ingot with the same tokenizer that guesses"
