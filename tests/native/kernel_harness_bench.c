@@ -208,7 +208,7 @@ static double measure_cached(const bench *b, ingot_linear_fn run) {
     args.m = 1;
     args.panels = NULL;
     args.tile_end = CACHED_TILES;
-    return best_time(&args, run, 0.05) / (16.0 * CACHED_TILES * DEPTH);
+    return best_time(&args, run, 0.05) / (16.0 * (double)CACHED_TILES * (double)DEPTH);
 }
 
 static void bench_kernel(const harness *h, const ingot_kernel *kernel, uint32_t group, bool half) {

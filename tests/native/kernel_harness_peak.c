@@ -44,7 +44,7 @@ static double best_seconds(void (*run)(void)) {
     return best;
 }
 
-double harness_clock(void) { return 16.0 * ROUNDS / best_seconds(add_chain); }
+double harness_clock(void) { return 16.0 * (double)ROUNDS / best_seconds(add_chain); }
 
 /* Four lines at a time, each asked for 8 KB ahead; vectors of 32 bytes where the compiler has them. */
 #if defined(__x86_64__)
@@ -90,7 +90,7 @@ __attribute__((target("avx2"))) static void dot_avx2(void) {
 }
 
 double harness_dot_peak(uint32_t isa) {
-    const double each = 2.0 * 12 * ROUNDS;
+    const double each = 2.0 * 12 * (double)ROUNDS;
     if (isa == INGOT_ISA_AVX512VNNI) return 64 * each / best_seconds(dot_avx512vnni);
     if (isa == INGOT_ISA_AVXVNNI) return 32 * each / best_seconds(dot_avxvnni);
     return isa == INGOT_ISA_AVX2 ? 32 * each / best_seconds(dot_avx2) : 0;
