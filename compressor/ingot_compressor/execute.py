@@ -266,8 +266,20 @@ def _attention(run: _Run, operation: Operation) -> tuple[torch.Tensor, ...]:
     shared = parameters.heads // parameters.kv_heads
     if shared > 1:
         k, v = (states.repeat_interleave(shared, dim=1) for states in (k, v))
-    mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=parameters.scale)
+    seen = _seen(q.shape[-2], parameters)
+    mixed = functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, is_causal=seen is None, scale=parameters.scale
+    )
     return (mixed.transpose(1, 2).flatten(-2),)
+
+
+def _seen(count: int, parameters: AttentionParameters) -> torch.Tensor | None:
+    """Return which positions (column) each position (row) sees, None where it is all before it."""
+    if parameters.window == 0 or parameters.window >= count:
+        return None
+    own, other = torch.arange(count)[:, None], torch.arange(count)
+    recent = (other > own - parameters.window) | (other < parameters.sinks)
+    return (other <= own) & recent
 
 
 def _activation(run: _Run, operation: Operation) -> tuple[torch.Tensor, ...]:

@@ -40,7 +40,15 @@ __all__ = [
     "used_isa",
 ]
 
-ISA_NAMES = {1: "ref", 2: "avx2", 4: "avxvnni", 8: "avx512vnni", 16: "neon", 32: "neon_dotprod"}
+ISA_NAMES = {
+    1: "ref",
+    2: "avx2",
+    4: "avxvnni",
+    8: "avx512vnni",
+    16: "neon",
+    32: "neon_dotprod",
+    64: "neon_i8mm",
+}
 # The reference's float32 weights stay in memory if they take at most this share of what is free.
 KEPT_SHARE = 0.5
 
@@ -108,7 +116,7 @@ def measure_file(
                 f"windows of {longest} tokens do not fit the file's context {model.info.context}"
             )
         rows = min(longest, model.info.chunk)
-        with model.session(context=longest, threads=threads, logits_rows=rows) as session:
+        with model.session(context=longest, threads=threads, logits_rows=rows, kv="f16") as session:
             candidate = packed_logits(session, program.vocabulary)
             return evaluate(windows, reference_logits(program, store), candidate, progress)
 

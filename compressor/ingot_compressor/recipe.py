@@ -11,6 +11,7 @@ from typing import Any
 
 from ingot.errors import InvalidArgumentError, NotBuiltError, StorageError
 from ingot.format import Dtype
+from ingot.packing.sizes import WEIGHT_DTYPES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,10 +24,9 @@ TARGET = "target"
 BUILT = ("draft", "balanced")
 NOT_BUILT = {
     "quality": "block-wise training of the rounding (AutoRound)",
-    "tiny": "the 3-bit codebook format c3",
+    "tiny": "training for 3 bits and less",
 }
-_FORMATS = {"f16": Dtype.F16, "q8": Dtype.Q8, "q4": Dtype.Q4, "c4": Dtype.C4}
-_RESERVED = ("q6", "c5", "q4z", "c3", "c2", "t2")
+_FORMATS = {dtype.name.lower(): dtype for dtype in WEIGHT_DTYPES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,8 @@ class Recipe:
 def format_named(name: str) -> Dtype:
     """Return the weight format of a name.
 
-    Raises: NotBuiltError for a format that is reserved; InvalidArgumentError for an unknown one.
+    Raises: InvalidArgumentError for an unknown one.
     """
-    if name in _RESERVED:
-        raise NotBuiltError(
-            f"format '{name}' is reserved but not built yet; built are {', '.join(_FORMATS)}"
-        )
     if name not in _FORMATS:
         raise InvalidArgumentError(
             f"unknown format '{name}'; expected one of {', '.join(_FORMATS)}"

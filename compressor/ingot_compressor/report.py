@@ -21,7 +21,11 @@ __all__ = ["TensorError", "render_report", "tensor_errors", "write_report"]
 
 WIDTH, BAR = 900, 18
 LABEL, WIDEST = 380, 400
-COLOURS = {"f16": "#9aa5b1", "q8": "#4c9f70", "q4": "#d08c3c", "c4": "#3f74b5"}
+COLOURS = {
+    **{"f16": "#9aa5b1", "q8": "#4c9f70", "q6": "#7bb661", "c5": "#5a9bd4"},
+    **{"q4": "#d08c3c", "q4z": "#e0b070", "c4": "#3f74b5", "c3": "#8a5fb0"},
+    **{"c2": "#b05f8a", "t2": "#6b4c3b"},
+}
 # The longest bar: int8 is near 45 dB, float16 beyond it.
 MOST_DECIBELS = 50.0
 

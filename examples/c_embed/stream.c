@@ -22,25 +22,21 @@ static uint32_t read_ids(const char *path, int32_t *ids) {
     return count;
 }
 
-/* Ids from `vocabulary` on are padding of the head and have no text. */
-static int32_t likeliest(const float *logits, uint32_t vocabulary) {
-    uint32_t best = 0;
-    for (uint32_t id = 1; id < vocabulary; id++) {
-        best = logits[id] > logits[best] ? id : best;
-    }
-    return (int32_t)best;
-}
-
-static ingot_status stream(ingot_session *session, const int32_t *ids, uint32_t count, uint32_t vocabulary,
-                           uint32_t length) {
-    ingot_status status = ingot_session_eval(session, ids, count, 1);
+/* Each step feeds what was chosen before and chooses the next; temperature 0 takes the likeliest. */
+static ingot_status stream(ingot_session *session, const int32_t *ids, uint32_t count, uint32_t length) {
+    const ingot_sampling greedy = {
+        .struct_size = sizeof greedy, .temperature = 0.0, .top_p = 1.0, .repetition_penalty = 1.0};
+    ingot_status status = INGOT_OK;
+    int32_t next = 0;
     for (uint32_t index = 0; status == INGOT_OK && index < length; index++) {
-        int32_t next = likeliest(ingot_session_logits(session, 0), vocabulary);
-        printf("%d\n", next);
-        fflush(stdout);
-        if (index + 1 < length) {
-            status = ingot_session_eval(session, &next, 1, 1);
+        uint32_t chosen = 0;
+        status = ingot_session_step(session, ids, count, 0, &greedy, NULL, 0, &next, &chosen);
+        if (status == INGOT_OK) {
+            printf("%d\n", next);
+            fflush(stdout);
         }
+        ids = &next;
+        count = 1;
     }
     return status;
 }
@@ -54,16 +50,12 @@ int main(int argc, char **argv) {
     uint32_t count = read_ids(argv[2], ids);
     ingot_model *model = NULL;
     ingot_session *session = NULL;
-    ingot_model_info info = {.struct_size = sizeof info};
     ingot_status status = ingot_model_open(argv[1], &model);
-    if (status == INGOT_OK) {
-        status = ingot_model_info_get(model, &info);
-    }
     if (status == INGOT_OK) {
         status = ingot_session_create(model, NULL, &session);
     }
     if (status == INGOT_OK) {
-        status = stream(session, ids, count, info.vocabulary, (uint32_t)strtoul(argv[3], NULL, 10));
+        status = stream(session, ids, count, (uint32_t)strtoul(argv[3], NULL, 10));
     }
     if (status != INGOT_OK) {
         fprintf(stderr, "%s: %s\n", ingot_status_name(status), ingot_last_error());

@@ -59,6 +59,11 @@ size_t ingot_struct_size(ingot_struct which) {
         case INGOT_STRUCT_MEMORY_INFO: return sizeof(ingot_memory_info);
         case INGOT_STRUCT_KERNEL_INFO: return sizeof(ingot_kernel_info);
         case INGOT_STRUCT_LINEAR_CALL: return sizeof(ingot_linear_call);
+        case INGOT_STRUCT_SAMPLING: return sizeof(ingot_sampling);
+        case INGOT_STRUCT_PROFILE_ENTRY: return sizeof(ingot_profile_entry);
+        case INGOT_STRUCT_TOPOLOGY_INFO: return sizeof(ingot_topology_info);
+        case INGOT_STRUCT_TUNING: return sizeof(ingot_tuning);
+        case INGOT_STRUCT_TUNE_CANDIDATE: return sizeof(ingot_tune_candidate);
     }
     return 0;
 }

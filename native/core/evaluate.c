@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/executor.h"
+#include "core/pick.h"
 #include "core/session.h"
 #include "platform/platform.h"
 
@@ -54,7 +55,11 @@ static bool run_pass(ingot_session *session, const int32_t *tokens, uint32_t m, 
     session->tokens = tokens;
     session->m = m;
     session->selected = selected;
-    ingot_pool_run(session->pool, ingot_executor_run, session);
+    const uint32_t threads = m <= INGOT_DECODE_TOKENS ? session->threads : session->prefill_threads;
+    if (session->profile != NULL) {
+        ingot_profile_start(session, threads);
+    }
+    ingot_pool_run(session->pool, threads, ingot_executor_run, session);
     return atomic_load(&session->cancelled) == 0;
 }
 
@@ -72,10 +77,15 @@ static ingot_status feed(ingot_session *session, const int32_t *tokens, uint32_t
     session->tracing = false;
     while (count > 0) {
         uint32_t m = pass_length(session, count, wanted);
+        ingot_status status = ingot_kv_state_own(&session->kv, session->position, session->position + m);
+        if (status != INGOT_OK) {
+            return status;
+        }
         if (atomic_load(&session->cancelled) != 0 || !run_pass(session, tokens, m, m == count ? wanted : 0)) {
             return ingot_fail(INGOT_ERROR_CANCELLED, "cancelled; %u positions are fed", session->position);
         }
         session->position += m;
+        ingot_kv_state_slide(&session->kv, session->position);
         session->executed += session->model->step_count;
         tokens += m;
         count -= m;
@@ -83,17 +93,23 @@ static ingot_status feed(ingot_session *session, const int32_t *tokens, uint32_t
     return INGOT_OK;
 }
 
-ingot_status ingot_session_eval(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
-    ingot_status status = ingot_session_enter(session);
-    if (status != INGOT_OK) {
-        return status;
-    }
-    status = check_tokens(session, tokens, count, wanted);
+ingot_status ingot_session_feed(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
+    ingot_status status = check_tokens(session, tokens, count, wanted);
     status = status == INGOT_OK ? feed(session, tokens, count, wanted) : status;
     if (status != INGOT_OK) {
         session->selected = 0;
     }
     atomic_store(&session->cancelled, 0);
+    return status;
+}
+
+ingot_status ingot_session_eval(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
+    ingot_status status = ingot_session_enter(session);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    ingot_pick_begin(session, 0);
+    status = ingot_session_feed(session, tokens, count, wanted);
     ingot_session_leave(session);
     return status;
 }
@@ -110,7 +126,11 @@ ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, 
                             session->chunk, session->model->step_count);
     }
     if (status == INGOT_OK) {
+        status = ingot_kv_state_own(&session->kv, session->position, session->position + count);
+    }
+    if (status == INGOT_OK) {
         session->limit = instructions;
+        ingot_pick_begin(session, 0);
         session->tracing = true;
         if (run_pass(session, tokens, count, wanted)) {
             session->executed += instructions;
@@ -151,6 +171,12 @@ ingot_status ingot_session_read(const ingot_session *session, uint32_t tensor, f
 
 uint32_t ingot_session_position(const ingot_session *session) { return session == NULL ? 0 : session->position; }
 
+void ingot_session_cut(ingot_session *session, uint32_t position) {
+    ingot_kv_state_cut(&session->kv, position);
+    session->position = position;
+    session->selected = 0;
+}
+
 ingot_status ingot_session_truncate(ingot_session *session, uint32_t position) {
     ingot_status status = ingot_session_enter(session);
     if (status != INGOT_OK) {
@@ -159,9 +185,13 @@ ingot_status ingot_session_truncate(ingot_session *session, uint32_t position) {
     if (position > session->position) {
         status = ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "cannot truncate to %u, the session holds %u positions",
                             position, session->position);
+    } else if (!ingot_kv_state_complete(&session->kv, position)) {
+        status = ingot_fail(INGOT_ERROR_WRONG_STATE,
+                            "cannot truncate to %u: the window of %u positions has left behind what is before it; "
+                            "truncate to 0 and feed the tokens again",
+                            position, session->kv.window);
     } else {
-        session->position = position;
-        session->selected = 0;
+        ingot_session_cut(session, position);
     }
     ingot_session_leave(session);
     return status;

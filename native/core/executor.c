@@ -3,6 +3,7 @@
 
 #include "core/float_mode.h"
 #include "core/ops.h"
+#include "platform/platform.h"
 
 static void run_step(ingot_lane *lane, const ingot_step *step) {
     switch (step->opcode) {
@@ -19,16 +20,32 @@ static void run_step(ingot_lane *lane, const ingot_step *step) {
     }
 }
 
+static void begin_mark(ingot_lane *lane, uint32_t index) {
+    const ingot_session *session = lane->session;
+    lane->mark = &session->profile->marks[(size_t)lane->thread * session->model->step_count + index];
+    lane->mark->begin = ingot_platform_seconds();
+}
+
 static void run_program(ingot_session *session, uint32_t thread) {
-    ingot_lane lane = {session, &session->areas[thread], thread, INGOT_STAGE_CLEAN};
+    const bool profiled = session->profile != NULL;
+    ingot_lane lane = {.session = session, .area = &session->areas[thread], .thread = thread};
     for (uint32_t index = 0; index < session->limit; index++) {
         const ingot_step *step = &session->model->steps[index];
         if (ingot_row_count(session, step->outputs[0]) != 0) {
+            if (profiled) {
+                begin_mark(&lane, index);
+            }
             run_step(&lane, step);
+            if (profiled) {
+                lane.mark->end = ingot_platform_seconds();
+            }
         }
         if (ingot_pool_stopped(session->pool)) { /* changes only at a barrier: all threads leave at the same step */
             return;
         }
+    }
+    if (lane.mark != NULL) { /* the last instruction's barrier as well */
+        ingot_lane_synchronize(&lane);
     }
 }
 

@@ -1,6 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/lane.h"
 
+#include "platform/platform.h"
+
+static void meet_and_note(ingot_lane *lane) {
+    double before = ingot_platform_seconds();
+    ingot_pool_barrier(lane->session->pool, lane->thread);
+    double now = ingot_platform_seconds();
+    lane->writer->wait += now - before;
+    lane->writer->end = now;
+    lane->writer->barriers++;
+    if (lane->writer != lane->mark) {
+        lane->mark->begin = now;
+    }
+    for (ingot_profile_mark *idle = lane->writer + 1; idle < lane->mark; idle++) {
+        idle->end = 0.0; /* another op has taken over its work */
+    }
+}
+
 void ingot_lane_synchronize(ingot_lane *lane) {
     if (lane->stage == INGOT_STAGE_CLEAN) {
         return;
@@ -8,12 +25,17 @@ void ingot_lane_synchronize(ingot_lane *lane) {
     if (atomic_load_explicit(&lane->session->cancelled, memory_order_relaxed) != 0) {
         ingot_pool_request_stop(lane->session->pool);
     }
-    ingot_pool_barrier(lane->session->pool);
+    if (lane->mark == NULL) {
+        ingot_pool_barrier(lane->session->pool, lane->thread);
+    } else {
+        meet_and_note(lane);
+    }
     lane->stage = INGOT_STAGE_CLEAN;
 }
 
 void ingot_lane_share(ingot_lane *lane) {
     ingot_lane_synchronize(lane);
+    lane->writer = lane->mark;
     lane->stage = INGOT_STAGE_SHARED;
 }
 
@@ -21,10 +43,16 @@ bool ingot_lane_take(const ingot_lane *lane, uint32_t items, uint32_t grain, uin
     return ingot_pool_take(lane->session->pool, items, grain, begin, end);
 }
 
+uint32_t ingot_lane_grain(const ingot_lane *lane, uint32_t m) {
+    const uint32_t grain = lane->session->choices.grain[m > INGOT_DECODE_TOKENS];
+    return grain != 0 ? grain : 1;
+}
+
 bool ingot_lane_serial(ingot_lane *lane) {
     if (lane->stage == INGOT_STAGE_SHARED) {
         ingot_lane_synchronize(lane);
     }
+    lane->writer = lane->mark;
     lane->stage = INGOT_STAGE_SERIAL;
     return lane->thread == 0;
 }

@@ -17,6 +17,8 @@ typedef struct ingot_lane {
     const ingot_thread_area *area;
     uint32_t thread;
     ingot_stage_kind stage;
+    ingot_profile_mark *mark;   /* of the instruction in work; NULL without a profile */
+    ingot_profile_mark *writer; /* of the one that wrote since the last barrier */
 } ingot_lane;
 
 /** Before work that every thread reads or shares: waits if anything was written since the last barrier. */
@@ -24,6 +26,8 @@ void ingot_lane_synchronize(ingot_lane *lane);
 /** Starts a shared phase: take items with ingot_lane_take until it is false. */
 void ingot_lane_share(ingot_lane *lane);
 bool ingot_lane_take(const ingot_lane *lane, uint32_t items, uint32_t grain, uint32_t *begin, uint32_t *end);
+/** Items of a linear that a thread takes at least. */
+uint32_t ingot_lane_grain(const ingot_lane *lane, uint32_t m);
 /** Starts a serial phase. @return whether this thread does it. */
 bool ingot_lane_serial(ingot_lane *lane);
 

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/crc32c.h"
 #include "core/dequantize.h"
 #include "core/error.h"
 #include "core/model.h"
@@ -121,4 +122,15 @@ ingot_status ingot_tensor_dequantize(const ingot_model *model, uint32_t tensor, 
         ingot_row_dequantize(record, model->file.weights + record->offset, row, out + (row - row_begin) * k);
     }
     return INGOT_OK;
+}
+
+uint32_t ingot_model_layout(const ingot_model *model) {
+    uint32_t digest = 0;
+    for (uint32_t index = 0; model != NULL && index < model->file.tensor_count; index++) {
+        const ingot_tensor_record *record = &model->file.tensors[index];
+        uint64_t words[INGOT_MAX_RANK + 3] = {record->role, record->dtype, record->layout};
+        memcpy(words + 3, record->shape, sizeof record->shape);
+        digest = ingot_crc32c(digest, (const uint8_t *)words, sizeof words);
+    }
+    return digest;
 }

@@ -1,32 +1,47 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* attention: append this pass's keys and values, then share out (KV head, run of tokens). */
+/* attention: append this pass's keys and values, then share out (KV head, run of tokens). A few tokens are shared out
+ * as (KV head, run of positions) as well; who finishes a head's last run merges them. Both give the same bits. */
 #include "core/ops.h"
 
-enum { TOKENS_OF_ITEM = 8 };
+enum { ITEMS_OF_THREAD = 4 };
+
+static const ingot_attention_kernels *kernels_of(const ingot_session *session) {
+    return &session->model->rows.attention[session->kv.format - 1];
+}
 
 static void append_head(const ingot_session *session, const ingot_step *step, uint32_t head) {
-    const ingot_state_place *place = &session->model->states[step->state_index];
-    uint16_t *keys = session->keys[step->state_index] + (size_t)head * session->capacity * place->head_size;
-    uint16_t *values = session->values[step->state_index] + (size_t)head * session->capacity * place->head_padded;
+    const ingot_state_place *sizes = &session->model->states[step->state_index];
+    const ingot_kv_place *place = &session->kv.places[step->state_index];
+    const uint64_t keys = place->offset + head * place->head_bytes;
     for (uint32_t row = 0; row < session->m; row++) {
-        ingot_attention_append(keys, values, place->head_size, place->head_padded, session->position + row,
-                               ingot_row(session, step->inputs[1], row) + (size_t)head * place->head_size,
-                               ingot_row(session, step->inputs[2], row) + (size_t)head * place->head_size);
+        const uint32_t position = session->position + row;
+        uint8_t *block = session->kv.blocks[position / INGOT_ATTENTION_BLOCK];
+        kernels_of(session)->append(block + keys, block + keys + place->key_bytes, sizes->head_size, sizes->head_padded,
+                                    position % INGOT_ATTENTION_BLOCK,
+                                    ingot_row(session, step->inputs[1], row) + (size_t)head * sizes->head_size,
+                                    ingot_row(session, step->inputs[2], row) + (size_t)head * sizes->head_size);
     }
 }
 
-static void attend_tokens(const ingot_lane *lane, const ingot_step *step, uint32_t head, uint32_t begin, uint32_t end) {
+/* Tokens [begin, end) of a KV head over the whole context. */
+static ingot_attention_args head_args(const ingot_lane *lane, const ingot_step *step, uint32_t head, uint32_t begin,
+                                      uint32_t end) {
     const ingot_session *session = lane->session;
     const ingot_attention_parameters *parameters = step->parameters;
-    const ingot_state_place *place = &session->model->states[step->state_index];
+    const ingot_state_place *sizes = &session->model->states[step->state_index];
+    const ingot_kv_place *place = &session->kv.places[step->state_index];
     const uint32_t group = parameters->heads / parameters->kv_heads;
-    const size_t first = (size_t)head * group * place->head_size;
-    ingot_attention_args args = {
-        .keys = session->keys[step->state_index] + (size_t)head * session->capacity * place->head_size,
-        .values = session->values[step->state_index] + (size_t)head * session->capacity * place->head_padded,
-        .head_size = place->head_size,
-        .head_padded = place->head_padded,
+    const size_t first = (size_t)head * group * sizes->head_size;
+    const uint64_t keys = place->offset + head * place->head_bytes;
+    return (ingot_attention_args){
+        .blocks = session->kv.blocks,
+        .keys = keys,
+        .values = keys + place->key_bytes,
+        .head_size = sizes->head_size,
+        .head_padded = sizes->head_padded,
         .scale = parameters->scale,
+        .window = parameters->window,
+        .sinks = parameters->sinks,
         .rows = (end - begin) * group,
         .group = group,
         .first_last = session->position + begin,
@@ -34,16 +49,74 @@ static void attend_tokens(const ingot_lane *lane, const ingot_step *step, uint32
         .q_stride = session->places[step->inputs[0]].stride,
         .out = ingot_row(session, step->outputs[0], begin) + first,
         .out_stride = session->places[step->outputs[0]].stride,
+        .run_end = (session->position + end - 1) / INGOT_ATTENTION_RUN + 1,
         .scratch = lane->area->attention,
     };
-    session->model->rows.attention(&args);
+}
+
+/* One run of positions for all tokens; the last of a head's runs to be done merges them. */
+static void attend_part(const ingot_lane *lane, const ingot_step *step, uint32_t head, uint32_t run, uint32_t runs) {
+    ingot_session *session = lane->session;
+    ingot_attention_args args = head_args(lane, step, head, 0, session->m);
+    const size_t state = ingot_attention_state(args.head_padded) * args.rows;
+    float *partials = session->partials + (size_t)head * runs * state;
+    if (session->m == 1 && run + 1 == runs) {
+        append_head(session, step, head); /* the new position lies in the last run: nobody else reads it */
+    }
+    args.partials = partials + run * state;
+    args.run_begin = run;
+    args.run_end = run + 1;
+    kernels_of(session)->attend(&args);
+    if (atomic_fetch_add(&session->arrivals[head], 1) + 1 == runs) {
+        atomic_store(&session->arrivals[head], 0);
+        args.partials = partials;
+        args.run_begin = 0;
+        args.run_end = runs;
+        kernels_of(session)->merge(&args);
+    }
+}
+
+static void share_parts(ingot_lane *lane, const ingot_step *step, uint32_t heads, uint32_t runs) {
+    uint32_t begin, end;
+    ingot_lane_share(lane);
+    while (ingot_lane_take(lane, heads * runs, 1, &begin, &end)) {
+        for (uint32_t item = begin; item < end; item++) {
+            attend_part(lane, step, item / runs, item % runs, runs);
+        }
+    }
+}
+
+/* Tokens of an item: a slab of rows, fewer where threads would go without. */
+static uint32_t tokens_of_item(const ingot_session *session, uint32_t heads, uint32_t group) {
+    const uint32_t most = group < INGOT_ATTENTION_SLAB ? INGOT_ATTENTION_SLAB / group : 1;
+    const uint64_t share =
+        (uint64_t)session->m * heads / ((uint64_t)ITEMS_OF_THREAD * ingot_session_most_threads(session));
+    return share == 0 ? 1 : (share < most ? (uint32_t)share : most);
+}
+
+static void share_tokens(ingot_lane *lane, const ingot_step *step, uint32_t heads, uint32_t group) {
+    const ingot_session *session = lane->session;
+    const uint32_t m = session->m, tokens = tokens_of_item(session, heads, group);
+    uint32_t begin, end;
+    ingot_lane_share(lane);
+    while (ingot_lane_take(lane, heads * ((m + tokens - 1) / tokens), 1, &begin, &end)) {
+        for (uint32_t item = begin; item < end; item++) {
+            const uint32_t head = item % heads, first = item / heads * tokens;
+            if (m == 1) {
+                append_head(session, step, head); /* whoever has the head appends for it */
+            }
+            const ingot_attention_args args =
+                head_args(lane, step, head, first, first + tokens < m ? first + tokens : m);
+            kernels_of(session)->attend(&args);
+        }
+    }
 }
 
 void ingot_op_attention(ingot_lane *lane, const ingot_step *step) {
     const ingot_session *session = lane->session;
     const ingot_attention_parameters *parameters = step->parameters;
     const uint32_t heads = parameters->kv_heads, m = session->m;
-    const uint32_t runs = (m + TOKENS_OF_ITEM - 1) / TOKENS_OF_ITEM;
+    const uint32_t runs = (session->position + m - 1) / INGOT_ATTENTION_RUN + 1;
     uint32_t begin, end;
     if (m > 1) {
         ingot_lane_share(lane);
@@ -53,14 +126,9 @@ void ingot_op_attention(ingot_lane *lane, const ingot_step *step) {
             }
         }
     }
-    ingot_lane_share(lane);
-    while (ingot_lane_take(lane, heads * runs, 1, &begin, &end)) {
-        for (uint32_t item = begin; item < end; item++) {
-            uint32_t head = item % heads, first = item / heads * TOKENS_OF_ITEM;
-            if (m == 1) {
-                append_head(session, step, head); /* whoever has the head appends for it */
-            }
-            attend_tokens(lane, step, head, first, first + TOKENS_OF_ITEM < m ? first + TOKENS_OF_ITEM : m);
-        }
+    if (m <= INGOT_SPLIT_TOKENS && runs > 1 && session->threads > 1) {
+        share_parts(lane, step, heads, runs);
+    } else {
+        share_tokens(lane, step, heads, parameters->heads / heads);
     }
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/ops.h"
+#include "core/pick.h"
 #include "kernels/dispatch.h"
 
 /* The input as the kernels read it. */
@@ -64,11 +65,10 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, boo
     return (linear_input){.a = area->a, .a_scale = area->a_scale, .a_sum = area->a_sum, .x = x};
 }
 
-static void quantize_row(const ingot_lane *lane, const ingot_step *step, bool per_token, uint32_t k, uint32_t row) {
-    const ingot_session *session = lane->session;
+static void quantize_row(const ingot_session *session, const float *x, uint32_t k, uint32_t row,
+                         ingot_quantize_fn quantize) {
     const size_t wide = session->model->widest_k, groups = row * (wide / 32);
-    quantizer(lane, per_token)(ingot_row(session, step->inputs[0], row), k, quantized_width(k), session->a + row * wide,
-                               session->a_scale + groups, session->a_sum + groups);
+    quantize(x, k, quantized_width(k), session->a + row * wide, session->a_scale + groups, session->a_sum + groups);
 }
 
 /* The rows [begin, end) of one panel, which are in the cache. */
@@ -93,7 +93,8 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     const ingot_model *model = session->model;
     const uint32_t k = session->places[step->inputs[0]].width, wide = model->widest_k;
     const bool pads = step->reads_float && k % 32 != 0;
-    const bool packs = (per_token || step->quantizes) && step->reads_panels && m >= INGOT_PANEL_FROM;
+    const bool quantizes = per_token || step->quantizes;
+    const bool packs = quantizes && step->reads_panels && m >= INGOT_PANEL_FROM;
     linear_input input = {
         .a = session->a,
         .a_scale = session->a_scale,
@@ -104,7 +105,6 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
         .s_stride = wide / 32,
         .x_stride = pads ? model->padded_float_k : session->places[step->inputs[0]].stride,
     };
-    const bool quantizes = per_token || step->quantizes;
     if (!quantizes && !pads) {
         return input;
     }
@@ -115,12 +115,12 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
         for (uint32_t begin = first * run, end; begin < smaller(last * run, m); begin = end) {
             end = smaller(begin + run, m);
             for (uint32_t row = begin; row < end; row++) {
+                const float *x = ingot_row(session, step->inputs[0], row);
                 if (quantizes) {
-                    quantize_row(lane, step, per_token, k, row);
+                    quantize_row(session, x, k, row, quantizer(lane, per_token));
                 }
                 if (pads) {
-                    pad_row(ingot_row(session, step->inputs[0], row), k, model->padded_float_k,
-                            session->padded + (size_t)row * model->padded_float_k);
+                    pad_row(x, k, model->padded_float_k, session->padded + (size_t)row * model->padded_float_k);
                 }
             }
             if (packs) {
@@ -131,36 +131,35 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     return input;
 }
 
-/* In blocks that the compiler holds in registers: `to` may be `add`, so that it must not mix them up. */
+/* In runs that a compiler turns into vectors: `to` may be `add` or `from`. */
 static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
-    uint32_t i = 0;
-    for (; i + INGOT_TILE_ROWS <= count; i += INGOT_TILE_ROWS) {
-        float value[INGOT_TILE_ROWS];
-        memcpy(value, from + i, sizeof value);
-        for (uint32_t j = 0; j < INGOT_TILE_ROWS && bias != NULL; j++) {
-            value[j] += bias[i + j];
-        }
-        for (uint32_t j = 0; j < INGOT_TILE_ROWS && add != NULL; j++) {
-            value[j] += add[i + j];
-        }
-        memcpy(to + i, value, sizeof value);
-    }
-    for (; i < count; i++) {
-        const float value = bias != NULL ? from[i] + bias[i] : from[i];
-        to[i] = add != NULL ? value + add[i] : value;
+    float values[INGOT_TILE_ROWS];
+    for (uint32_t start = 0; start < count; start += INGOT_TILE_ROWS) {
+        const uint32_t run = count - start < INGOT_TILE_ROWS ? count - start : INGOT_TILE_ROWS;
+        memcpy(values, from + start, sizeof values); /* the accumulators are whole tiles */
+        for (uint32_t i = 0; bias != NULL && i < run; i++) values[i] += bias[start + i];
+        for (uint32_t i = 0; add != NULL && i < run; i++) values[i] += add[start + i];
+        memcpy(to + start, values, run * sizeof(float));
     }
 }
 
-/* Accumulators of `count` columns from column0: bias, residual, store. */
-static void finish_plain(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
-                         const float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
+/* Accumulators of `count` columns from column0: bias, residual; then stored, or of the head the best ones kept. */
+static void finish_plain(const ingot_lane *lane, const ingot_step *step, const ingot_linear_part *part,
+                         float *accumulators, size_t stride, uint32_t m, uint32_t column0, uint32_t count) {
+    const ingot_session *session = lane->session;
+    bool picks = session->pick_count != 0 && part->output == session->model->file.step_output;
     bool residual = (step->flags & INGOT_LINEAR_FLAG_RESIDUAL) != 0;
     uint32_t place = 1 + step->part_count + (part->bias != NULL ? step->part_count : 0);
     uint32_t residual_tensor = residual ? step->inputs[place] : 0;
     for (uint32_t row = 0; row < m; row++) {
-        finish_row(accumulators + row * stride, part->bias != NULL ? part->bias + column0 : NULL,
-                   residual ? ingot_row(session, residual_tensor, row) + column0 : NULL, count,
-                   ingot_row(session, part->output, row) + column0);
+        const float *from = accumulators + row * stride;
+        float *to = picks ? accumulators + row * stride : ingot_row(session, part->output, row) + column0;
+        const float *bias = part->bias != NULL ? part->bias + column0 : NULL;
+        const float *add = residual ? ingot_row(session, residual_tensor, row) + column0 : NULL;
+        finish_row(from, bias, add, count, to);
+        if (picks) {
+            ingot_pick_take(session, lane->area, row, to, column0, count);
+        }
     }
 }
 
@@ -229,14 +228,15 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         const uint32_t unit = step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
         prefetch_outputs(session, part, m, tile_begin / unit * INGOT_TILE_ROWS, (uint32_t)stride / unit);
     }
-    part->kernel(&args);
+    const ingot_linear_fn chosen = session->choices.kernels[m > INGOT_DECODE_TOKENS][part->dtype];
+    (chosen != NULL ? chosen : part->kernel)(&args);
     if (step->epilogue != INGOT_EPILOGUE_NONE) {
         finish_gated(session, step, part, args.out, stride, m, tile_begin, tile_end);
         return;
     }
     uint32_t column = tile_begin * INGOT_TILE_ROWS;
     uint32_t count = part->n - column < stride ? part->n - column : (uint32_t)stride;
-    finish_plain(session, step, part, args.out, stride, m, column, count);
+    finish_plain(lane, step, part, args.out, stride, m, column, count);
 }
 
 /* Items of the parts in work are numbered through; a run of them is cut at the parts' borders and at what the tile buffer holds. */
@@ -268,7 +268,8 @@ static void run_parts(ingot_lane *lane, const ingot_step *step, uint32_t m, bool
     }
     linear_input input = m == 1 ? prepare_single(lane, step, per_token) : prepare_many(lane, step, m, per_token);
     /* Kernels of panels take two tiles at a time. */
-    const uint32_t grain = input.panels != NULL && unit == 1 ? 2 : 1;
+    const uint32_t least = input.panels != NULL && unit == 1 ? 2 : 1, asked = ingot_lane_grain(lane, m);
+    const uint32_t grain = asked > least ? asked : least;
     ingot_lane_share(lane);
     while (ingot_lane_take(lane, items, grain, &begin, &end)) {
         run_items(lane, step, &input, m, unit, per_token, begin, end);

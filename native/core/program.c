@@ -14,6 +14,27 @@ static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+/* Where the tiles of a sparse weight begin: each tells its size by its list. */
+static ingot_status find_tiles(const ingot_model *model, uint32_t weight, ingot_linear_part *part) {
+    const ingot_tensor_record *record = &model->file.tensors[weight];
+    part->stored_bytes = part->tile_bytes * part->tiles;
+    if (record->sparsity != INGOT_SPARSITY_SUPERBLOCK) {
+        return INGOT_OK;
+    }
+    uint64_t *offsets = malloc((part->tiles + (size_t)1) * sizeof *offsets);
+    if (offsets == NULL) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for %u tiles of tensor %u", part->tiles, weight);
+    }
+    part->tile_offsets = offsets;
+    if (!ingot_sparse_walk(record->dtype, part->n, record->shape[1], record->group, part->weights, record->size,
+                           offsets)) {
+        return ingot_fail(INGOT_ERROR_FORMAT, "tensor %u: the lists of its tiles do not fill its %llu bytes", weight,
+                          (unsigned long long)record->size);
+    }
+    part->stored_bytes = offsets[part->tiles];
+    return INGOT_OK;
+}
+
 static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint32_t output, ingot_linear_part *part) {
     const ingot_tensor_record *record = &model->file.tensors[weight];
     uint32_t group = record->group != 0 ? record->group : 32;
@@ -27,15 +48,15 @@ static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint
     part->codebook = record->codebook;
     part->delta = record->delta;
     part->dtype = record->dtype;
-    part->reads_panels = record->dtype != INGOT_DTYPE_F16 && (isa & INGOT_PANEL_LEVELS) != 0;
     part->layout = record->layout;
+    part->reads_panels = record->dtype != INGOT_DTYPE_F16 && (isa & INGOT_PANEL_LEVELS) != 0;
     part->n = (uint32_t)record->shape[0];
     part->tiles = round_up(part->n, INGOT_TILE_ROWS) / INGOT_TILE_ROWS;
     part->k = round_up((uint32_t)record->shape[1], group);
     part->group = group;
     part->tile_bytes = ingot_tile_bytes(record->dtype, record->shape[1], record->group);
     part->output = output;
-    return INGOT_OK;
+    return find_tiles(model, weight, part);
 }
 
 static ingot_status prepare_linear(ingot_model *model, ingot_step *step) {
@@ -54,10 +75,10 @@ static ingot_status prepare_linear(ingot_model *model, ingot_step *step) {
         }
         bool floats = part->dtype == INGOT_DTYPE_F16;
         step->reads_float |= floats;
-        step->reads_panels |= part->reads_panels;
-        model->reads_panels |= part->reads_panels;
         step->quantizes_tokens |= part->dtype == INGOT_DTYPE_T2;
         step->quantizes |= !floats && part->dtype != INGOT_DTYPE_T2;
+        step->reads_panels |= part->reads_panels;
+        model->reads_panels |= part->reads_panels;
         uint32_t k = (uint32_t)model->file.tensors[step->inputs[1 + p]].shape[1];
         model->widest_k = larger(model->widest_k, round_up(k, 128));
         if (floats && k % 32 != 0) {
@@ -178,6 +199,11 @@ ingot_status ingot_program_prepare(ingot_model *model) {
 }
 
 void ingot_program_discard(ingot_model *model) {
+    for (uint32_t index = 0; model->steps != NULL && index < model->step_count; index++) {
+        for (uint32_t p = 0; p < INGOT_MAX_PARTS; p++) {
+            free((void *)(uintptr_t)model->steps[index].parts[p].tile_offsets);
+        }
+    }
     free(model->steps);
     free(model->states);
 }

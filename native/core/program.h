@@ -20,11 +20,12 @@ typedef struct ingot_linear_part {
     const uint8_t *weights;
     const int8_t *codebook;
     const float *bias; /* NULL without */
-    uint64_t tile_bytes;
+    uint64_t tile_bytes;   /* dense */
+    uint64_t stored_bytes; /* of all tiles */
     const uint64_t *tile_offsets; /* sparse, owned; NULL: dense */
     uint32_t dtype;
-    bool reads_panels; /* of int8 activations, where there are some */
     uint32_t layout;
+    bool reads_panels; /* of int8 activations, where there are some */
     uint32_t n;     /* outputs, without padding */
     uint32_t tiles; /* of 16 rows */
     uint32_t k;     /* padded to the format's group */

@@ -66,7 +66,7 @@ ingot_status ingot_session_stream(ingot_session *session, uint32_t pattern, doub
     } else {
         stream_job job = {.session = session, .pattern = pattern};
         double start = ingot_platform_seconds();
-        ingot_pool_run(session->pool, stream_run, &job);
+        ingot_pool_run(session->pool, session->threads, stream_run, &job);
         *gigabytes_per_second = (double)bytes / (ingot_platform_seconds() - start) * 1e-9;
     }
     ingot_session_leave(session);

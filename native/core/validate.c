@@ -37,7 +37,13 @@ int ingot_weight_scale_kind(uint32_t dtype) {
         case INGOT_DTYPE_F16: return INGOT_SCALE_KIND_NONE;
         case INGOT_DTYPE_Q8:
         case INGOT_DTYPE_Q4: return INGOT_SCALE_KIND_F16_GROUP;
-        case INGOT_DTYPE_C4: return INGOT_SCALE_KIND_SUB8_ROW16;
+        case INGOT_DTYPE_Q4Z: return INGOT_SCALE_KIND_F16_ZERO8_GROUP;
+        case INGOT_DTYPE_Q6: return INGOT_SCALE_KIND_I8_ROW16;
+        case INGOT_DTYPE_C5:
+        case INGOT_DTYPE_C4:
+        case INGOT_DTYPE_C3:
+        case INGOT_DTYPE_C2: return INGOT_SCALE_KIND_SUB8_ROW16;
+        case INGOT_DTYPE_T2: return INGOT_SCALE_KIND_F32_ROW;
         default: return -1;
     }
 }

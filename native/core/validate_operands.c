@@ -162,8 +162,11 @@ static ingot_status check_attention_values(const call *c) {
     if (!positive(p->scale)) {
         return VALUE(c, "scale %g, expected a positive number", ME(c), (double)p->scale);
     }
-    if (p->window != 0 || p->soft_cap != 0 || p->sinks != 0 || p->reserved != 0) {
-        return VALUE(c, "window, soft_cap, sinks and reserved must be 0 in version 0", ME(c));
+    if (p->soft_cap != 0 || p->reserved != 0) {
+        return VALUE(c, "soft_cap and reserved must be 0 in version 0", ME(c));
+    }
+    if (p->sinks != 0 && p->window == 0) {
+        return VALUE(c, "%" PRIu32 " sinks without a window", ME(c), p->sinks);
     }
     return INGOT_OK;
 }

@@ -19,7 +19,7 @@ static bool supported(const ingot_required_record *record) {
     }
     bool has_weights = record->opcode == INGOT_OPCODE_EMBED || record->opcode == INGOT_OPCODE_LINEAR;
     return has_weights && ingot_weight_scale_kind(record->dtype) == record->scale_kind &&
-           record->layout == INGOT_LAYOUT_T16;
+           ingot_layout_valid(record->dtype, record->layout);
 }
 
 static ingot_status refuse_unsupported(const ingot_required_record *records, uint32_t count) {
@@ -106,9 +106,9 @@ ingot_status ingot_validate_plan(ingot_validation *v) {
 }
 
 ingot_status ingot_validate_required_covers(const ingot_validation *v) {
-    bool listed[INGOT_OPCODE_SELECT_LAST + 1][INGOT_DTYPES] = {{false}};
+    bool listed[INGOT_OPCODE_SELECT_LAST + 1][INGOT_DTYPES][INGOT_LAYOUT_T16_K8 + 1] = {{{false}}};
     for (uint32_t i = 0; i < v->required_count; i++) {
-        listed[v->required[i].opcode][v->required[i].dtype] = true;
+        listed[v->required[i].opcode][v->required[i].dtype][v->required[i].layout] = true;
     }
     for (uint32_t i = 0; i < v->file.instruction_count; i++) {
         const ingot_instruction *item = &v->file.instructions[i];
@@ -118,13 +118,13 @@ ingot_status ingot_validate_required_covers(const ingot_validation *v) {
             const ingot_tensor_record *tensor = &v->file.tensors[id];
             bool weight = tensor->role == INGOT_ROLE_WEIGHT;
             has_weights = has_weights || weight;
-            if (weight && !listed[item->opcode][tensor->dtype]) {
+            if (weight && !listed[item->opcode][tensor->dtype][tensor->layout]) {
                 return INGOT_REFUSE(INGOT_RULE_REQUIRED_MISSING,
-                                    "instruction %" PRIu32 " uses op %u with format %u, which is not listed", i,
-                                    item->opcode, tensor->dtype);
+                                    "instruction %" PRIu32 " uses op %u with format %u and layout %u, not listed", i,
+                                    item->opcode, tensor->dtype, tensor->layout);
             }
         }
-        if (!has_weights && !listed[item->opcode][INGOT_DTYPE_NONE]) {
+        if (!has_weights && !listed[item->opcode][INGOT_DTYPE_NONE][INGOT_LAYOUT_PLAIN]) {
             return INGOT_REFUSE(INGOT_RULE_REQUIRED_MISSING, "instruction %" PRIu32 " uses op %u, which is not listed",
                                 i, item->opcode);
         }

@@ -86,14 +86,13 @@ static ingot_status check_kind(const ingot_validation *v, const ingot_tensor_rec
         return INGOT_REFUSE(INGOT_RULE_TENSOR_SCALE_KIND, TENSOR "scale kind %u, dtype %u has %d", WHERE(v, t),
                             t->scale_kind, t->dtype, scale_kind);
     }
-    uint32_t layout = weight ? INGOT_LAYOUT_T16 : INGOT_LAYOUT_PLAIN;
-    if (t->layout != layout) {
-        return INGOT_REFUSE(INGOT_RULE_TENSOR_LAYOUT, TENSOR "layout %u, role %u has %" PRIu32, WHERE(v, t), t->layout,
-                            t->role, layout);
+    if (weight ? !ingot_layout_valid(t->dtype, t->layout) : t->layout != INGOT_LAYOUT_PLAIN) {
+        return INGOT_REFUSE(INGOT_RULE_TENSOR_LAYOUT, TENSOR "layout %u, which role %u with dtype %u does not have",
+                            WHERE(v, t), t->layout, t->role, t->dtype);
     }
-    if (t->sparsity != INGOT_SPARSITY_DENSE) {
-        return INGOT_REFUSE(INGOT_RULE_TENSOR_SPARSITY, TENSOR "sparsity %u, only dense (0) is supported", WHERE(v, t),
-                            t->sparsity);
+    if (t->sparsity > (weight ? INGOT_SPARSITY_SUPERBLOCK : INGOT_SPARSITY_DENSE)) {
+        return INGOT_REFUSE(INGOT_RULE_TENSOR_SPARSITY, TENSOR "sparsity %u, which role %u does not have", WHERE(v, t),
+                            t->sparsity, t->role);
     }
     return INGOT_OK;
 }
@@ -131,9 +130,8 @@ static ingot_status check_shape(const ingot_validation *v, const ingot_tensor_re
 }
 
 static ingot_status check_unused(const ingot_validation *v, const ingot_tensor_record *t) {
-    bool c4 = t->dtype == INGOT_DTYPE_C4;
-    uint32_t used = c4 ? 16 : 0;
-    int32_t limit = c4 ? 127 : 0;
+    uint32_t used = ingot_codebook_entries(t->dtype);
+    int32_t limit = used != 0 ? 127 : 0;
     if (!ingot_all_zero((const uint8_t *)t->codebook + used, sizeof t->codebook - used) || t->delta < -limit ||
         t->delta > limit || !ingot_all_zero(t->reserved, sizeof t->reserved)) {
         return INGOT_REFUSE(INGOT_RULE_TENSOR_RESERVED,
@@ -166,9 +164,24 @@ static uint64_t expected_size(const ingot_tensor_record *t) {
     }
 }
 
+static bool sparse(const ingot_tensor_record *t) { return t->sparsity == INGOT_SPARSITY_SUPERBLOCK; }
+
+/* Lists are what kernels trust, so that they are read now; the size of a sparse weight is what they add up to. */
+static ingot_status check_superblocks(const ingot_validation *v, const ingot_tensor_record *t) {
+    const uint8_t *data = ingot_section_bytes(v, INGOT_SECTION_WEIGHTS) + t->offset;
+    if (!ingot_sparse_walk(t->dtype, t->shape[0], t->shape[1], t->group, data, t->size, NULL)) {
+        return INGOT_REFUSE(INGOT_RULE_TENSOR_SUPERBLOCKS,
+                            TENSOR
+                            "a list of superblocks is out of order or range, badly padded, or the tiles do not "
+                            "add up to %" PRIu64 " bytes",
+                            WHERE(v, t), t->size);
+    }
+    return INGOT_OK;
+}
+
 static ingot_status check_place(const ingot_validation *v, const ingot_tensor_record *t, uint64_t *end) {
     uint64_t size = expected_size(t);
-    if (size == 0 || t->size != size) {
+    if (size == 0 || (t->size != size && !sparse(t))) {
         return INGOT_REFUSE(INGOT_RULE_TENSOR_SIZE,
                             TENSOR "size %" PRIu64 ", shape and format give %" PRIu64 " (0: too large)", WHERE(v, t),
                             t->size, size);
@@ -196,7 +209,7 @@ static ingot_status check_place(const ingot_validation *v, const ingot_tensor_re
         }
         *end = t->offset + t->size;
     }
-    return INGOT_OK;
+    return sparse(t) ? check_superblocks(v, t) : INGOT_OK;
 }
 
 static int compare_names(const ingot_validation *v, uint32_t a, uint32_t b) {

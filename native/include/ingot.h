@@ -20,6 +20,7 @@ extern "C" {
 /* cffi: begin */
 
 #define INGOT_ABI_VERSION 1
+#define INGOT_KV_LAYOUT 1 /* of the blocks that ingot_session_block_read copies */
 
 /** Bands: 1-19 caller, 20-39 file, 40-59 resources, 60-79 hardware, 90 internal. */
 typedef enum ingot_status {
@@ -49,7 +50,8 @@ typedef enum ingot_isa {
     INGOT_ISA_AVXVNNI = 4,
     INGOT_ISA_AVX512VNNI = 8,
     INGOT_ISA_NEON = 16,
-    INGOT_ISA_NEON_DOTPROD = 32
+    INGOT_ISA_NEON_DOTPROD = 32,
+    INGOT_ISA_NEON_I8MM = 64
 } ingot_isa;
 
 typedef enum ingot_struct {
@@ -58,8 +60,21 @@ typedef enum ingot_struct {
     INGOT_STRUCT_SESSION_CONFIG = 2,
     INGOT_STRUCT_MEMORY_INFO = 3,
     INGOT_STRUCT_KERNEL_INFO = 4,
-    INGOT_STRUCT_LINEAR_CALL = 5
+    INGOT_STRUCT_LINEAR_CALL = 5,
+    INGOT_STRUCT_SAMPLING = 6,
+    INGOT_STRUCT_PROFILE_ENTRY = 7,
+    INGOT_STRUCT_TOPOLOGY_INFO = 8,
+    INGOT_STRUCT_TUNING = 9,
+    INGOT_STRUCT_TUNE_CANDIDATE = 10
 } ingot_struct;
+
+/** How a session keeps keys and values. */
+typedef enum ingot_kv_format {
+    INGOT_KV_AUTO = 0, /* kv8 */
+    INGOT_KV_F16 = 1,  /* the reference */
+    INGOT_KV_KV8 = 2,  /* int8, one float16 scale per position and head */
+    INGOT_KV_K8V4 = 3  /* keys as kv8 but rotated, values of 4 bits; head sizes that are powers of two */
+} ingot_kv_format;
 
 typedef struct ingot_model ingot_model;
 typedef struct ingot_session ingot_session;
@@ -93,8 +108,9 @@ typedef struct ingot_session_config {
     uint32_t context;        /* positions to reserve; 0: the plan's */
     uint32_t chunk;          /* tokens of one pass; 0: the plan's */
     uint32_t logits_rows;    /* most positions per call whose logits are kept; 0: 1 */
-    uint32_t threads;        /* for decode and prefill, 1 to 64; 0: every CPU that this process may use */
-    uint32_t reserved;       /* zero */
+    uint32_t threads;        /* of passes of up to 8 tokens, 1 to 64; 0: one per big core that this process may use */
+    uint32_t prefill_threads; /* of longer passes, 1 to 64; 0: as threads */
+    uint32_t kv_format;      /* enum ingot_kv_format */
     uint64_t memory_limit;   /* bytes that model and session may take together; 0: no limit */
 } ingot_session_config;
 
@@ -107,6 +123,62 @@ typedef struct ingot_memory_info {
     uint64_t state_bytes;   /* KV */
     uint64_t total_bytes;
 } ingot_memory_info;
+
+/** What one thread did for one instruction of a pass. Seconds since the pass began; begin == end: it had no part. */
+typedef struct ingot_profile_entry {
+    uint32_t instruction;
+    uint32_t opcode;
+    uint32_t weight;        /* tensor id of a linear's first weight, else 0xffffffff */
+    uint32_t barriers;      /* that completed it */
+    double begin, end;      /* the wait included */
+    double wait;            /* for the other threads */
+    uint64_t weight_bytes;  /* read by all threads together */
+    uint64_t multiply_adds; /* of all threads together */
+} ingot_profile_entry;
+
+typedef struct ingot_topology_place {
+    uint32_t id;
+    uint32_t core;     /* lowest id of its physical core */
+    uint32_t capacity; /* of 1024, relative to the fastest */
+    uint32_t big;      /* 1 if threads are meant for it */
+} ingot_topology_place;
+
+/** The CPUs that this process may use. */
+typedef struct ingot_topology_info {
+    uint32_t struct_size;
+    uint32_t cpu_count;
+    uint32_t class_count; /* different capacities */
+    uint32_t big_cores;   /* physical ones */
+    uint32_t threads;     /* default of a session: one per big core, at most the quota rounded up */
+    uint32_t reserved;
+    double quota;   /* CPUs that the control groups allow, 0: no limit */
+    char name[64];  /* of the CPU or the board, "" if unknown */
+    ingot_topology_place cpus[256]; /* big cores first */
+} ingot_topology_info;
+
+/** What a measurement chose for a session. It changes the speed, never a result. */
+typedef struct ingot_tuning {
+    uint32_t struct_size;
+    uint32_t threads;         /* 0: as opened */
+    uint32_t prefill_threads; /* 0: as opened */
+    uint32_t grain;           /* tiles that a thread takes at least, decode; 0: 1 */
+    uint32_t prefill_grain;
+    uint32_t disturbed;   /* 1: other processes took the CPUs meanwhile, threads are not chosen; not to be kept */
+    uint32_t kernels[64]; /* [dtype] decode, [32 + dtype] prefill: 1 + index of a kernel, 0: dispatch's choice */
+} ingot_tuning;
+
+/** One of the rivals of a measurement; the first of each race is what holds without one. */
+typedef struct ingot_tune_candidate {
+    uint32_t phase;  /* 0 decode, 1 prefill */
+    uint32_t dtype;  /* whose kernel is raced, 0: threads or grain are */
+    uint32_t kernel; /* 1 + index, 0: dispatch's choice */
+    uint32_t threads;
+    uint32_t grain;
+    uint32_t chosen; /* 1 for the winner of its race */
+    double seconds;  /* the least of its trials */
+    double gigabytes_per_second;
+    double giga_operations_per_second; /* a multiply-add is two */
+} ingot_tune_candidate;
 
 typedef struct ingot_kernel_info {
     uint32_t struct_size;
@@ -136,6 +208,18 @@ typedef struct ingot_linear_call {
     const uint64_t *tile_offsets; /* sparse: byte offsets of tiles 0 to tile_end, the end included; NULL: dense */
 } ingot_linear_call;
 
+/** How a token is chosen: first the penalty, then temperature, top-k, top-p, min-p, each on what the one before left;
+ * then one draw, keyed by (seed, position of the token). */
+typedef struct ingot_sampling {
+    uint32_t struct_size;
+    uint32_t top_k;            /* most likely ids to keep; 0: all */
+    double temperature;        /* 0 to 100; 0: the most likely id, among equals the lowest */
+    double top_p;              /* more than 0; 1: off */
+    double min_p;              /* least share of the likeliest id's probability; 0: off */
+    double repetition_penalty; /* divides positive and multiplies negative logits of ids seen before; 1: off */
+    uint64_t seed;
+} ingot_sampling;
+
 /** INGOT_ABI_VERSION as the library was built. */
 uint32_t ingot_abi_version(void);
 /** sizeof of a struct of this header as the library was built; 0 for an unknown one. */
@@ -156,6 +240,11 @@ uint32_t ingot_cpu_features(void);
 ingot_status ingot_cpu_set_mask(uint32_t mask);
 /** The mask in force: features, or what ingot_cpu_set_mask or INGOT_FORCE_ISA left of them. */
 uint32_t ingot_cpu_mask(void);
+/** The CPUs that this process may use. info->struct_size must be set.
+ * @param root path that stands for "/": "" outside of tests.
+ * @param mask bit c % 64 of word c / 64 is CPU c; NULL: the affinity mask of this process.
+ * @param mask_words words of the mask. @return INGOT_ERROR_INVALID_ARGUMENT. */
+ingot_status ingot_topology_get(const char *root, const uint64_t *mask, uint32_t mask_words, ingot_topology_info *info);
 /** Kernels of this build, those that the CPU lacks included. */
 uint32_t ingot_kernel_count(void);
 /** Describes kernel `index`. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
@@ -171,6 +260,10 @@ ingot_status ingot_model_open(const char *path, ingot_model **model);
 void ingot_model_close(ingot_model *model);
 /** Describes the model. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *info);
+/** The bytes of a section by its name ("tokenizer", "chat", "meta", "certificate", ...), digest checked, valid while the
+ * model is open; *data is NULL and *size 0 if the file has none. Not for "weights".
+ * @return INGOT_ERROR_CHECKSUM, INGOT_ERROR_INVALID_ARGUMENT for a name that is none. */
+ingot_status ingot_model_section(const ingot_model *model, const char *name, const uint8_t **data, uint64_t *size);
 /** Describes tensor `tensor`. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_model_tensor_info(const ingot_model *model, uint32_t tensor, ingot_tensor_info *info);
 /** Writes rows [row_begin, row_end) of a weight or constant as float32 (rows, k) into out.
@@ -192,6 +285,26 @@ void ingot_session_destroy(ingot_session *session);
 ingot_status ingot_session_eval(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted);
 /** Logits of row `row` of the last eval, logits_width floats, owned by the session, NULL if there is none. */
 const float *ingot_session_logits(const ingot_session *session, uint32_t row);
+/** Feeds count tokens and chooses what follows. The last `drafted` of them are guesses: after each position the token is
+ * chosen as if it were the only one, and the guesses count as far as they agree; the session is cut back to them.
+ * chosen receives 1 to drafted + 1 ids and chosen_count their number: the guesses that agreed, then one that is new and
+ * not fed yet. The ids are those that feeding one token at a time would give. Logits are not kept.
+ * @param config struct_size must be set.
+ * @param history ids that a repetition penalty applies to besides those of this call; may be NULL where it is off.
+ * @param drafted less than count, and less than logits_rows.
+ * @return as ingot_session_eval, INGOT_ERROR_INTERNAL if the model gives no finite logit. */
+ingot_status ingot_session_step(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t drafted,
+                                const ingot_sampling *config, const int32_t *history, uint32_t history_count,
+                                int32_t *chosen, uint32_t *chosen_count);
+/** Chooses a token from the logits of row `row` of the last eval, for the position that keys the draw.
+ * @return INGOT_ERROR_WRONG_STATE if there is no such row, INGOT_ERROR_INTERNAL if it holds no finite logit. */
+ingot_status ingot_session_sample(ingot_session *session, uint32_t row, const ingot_sampling *config,
+                                  const int32_t *history, uint32_t history_count, uint64_t position, int32_t *token);
+/** A session at `position` (at most the parent's) of the same configuration, which shares the keys and values before it
+ * without copying them; whoever writes to a shared block gets a copy of it. Parent and child may then be used by
+ * different threads and be destroyed in any order. Fork from the thread that uses the parent.
+ * @return as ingot_session_create; INGOT_ERROR_INVALID_ARGUMENT for a position that the parent does not hold. */
+ingot_status ingot_session_fork(ingot_session *session, uint32_t position, ingot_session **child);
 /** Tokens fed so far. */
 uint32_t ingot_session_position(const ingot_session *session);
 /** Forgets all positions from `position` on. */
@@ -201,11 +314,43 @@ ingot_status ingot_session_truncate(ingot_session *session, uint32_t position);
 void ingot_session_cancel(ingot_session *session);
 /** Bytes that the session took. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
 ingot_status ingot_session_memory(const ingot_session *session, ingot_memory_info *info);
+/** The format in use, never INGOT_KV_AUTO. */
+uint32_t ingot_session_kv_format(const ingot_session *session);
+/** Bytes of one block of 64 positions, as the next two copy it: the same for all sessions of one model and format. */
+uint64_t ingot_session_block_bytes(const ingot_session *session);
+/** Copies block `block` out. @return INGOT_ERROR_WRONG_STATE if the session does not hold it (behind the position, or
+ * left behind by a window). */
+ingot_status ingot_session_block_read(ingot_session *session, uint32_t block, uint8_t *out, uint64_t size);
+/** Puts a block into a session whose position is 0; ingot_session_resume then moves the position.
+ * The bytes must come from ingot_session_block_read of the same model, format and library. */
+ingot_status ingot_session_block_write(ingot_session *session, uint32_t block, const uint8_t *data, uint64_t size);
+/** Takes up a session at `position` after its blocks were written.
+ * @return INGOT_ERROR_WRONG_STATE if a block is missing that the next token sees. */
+ingot_status ingot_session_resume(ingot_session *session, uint32_t position);
 /** Like eval of at most one chunk, but runs only the first `instructions` and does not advance the position. */
 ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted,
                                  uint32_t instructions);
 /** Copies an activation of the last trace or eval as float32 (rows, width). */
 ingot_status ingot_session_read(const ingot_session *session, uint32_t tensor, float *out, uint64_t capacity);
+/** Notes from now on what each instruction of a pass takes (1), or stops doing so (0). */
+ingot_status ingot_session_profile(ingot_session *session, uint32_t enable);
+/** Copies what `thread` did in the last pass, one entry per instruction; *count is 0 for a thread that had no part.
+ * @param capacity entries that the buffer holds, at least the model's instruction_count.
+ * @return INGOT_ERROR_WRONG_STATE without a profile, _INVALID_ARGUMENT. */
+ingot_status ingot_session_profile_read(ingot_session *session, uint32_t thread, ingot_profile_entry *entries,
+                                        uint32_t capacity, uint32_t *count);
+/** Races threads, kernels and grains on the model's own weights and keeps the winners in this session.
+ * @param seconds budget; a slow machine may take more, each rival has two trials.
+ * @param threads 1: race the thread counts too; 0: keep those of the session.
+ * @param tuning what was chosen, for ingot_session_apply(); struct_size must be set.
+ * @param candidates room for `capacity` rivals; *count are written.
+ * @return INGOT_ERROR_INVALID_ARGUMENT, also for a session that holds positions. */
+ingot_status ingot_session_tune(ingot_session *session, double seconds, uint32_t threads, ingot_tuning *tuning,
+                                ingot_tune_candidate *candidates, uint32_t capacity, uint32_t *count);
+/** Takes over an earlier measurement. @return INGOT_ERROR_INVALID_ARGUMENT if it does not fit session, build or CPU. */
+ingot_status ingot_session_apply(ingot_session *session, const ingot_tuning *tuning);
+/** Digest of formats and shapes of all tensors: a tuning holds for files that share it. */
+uint32_t ingot_model_layout(const ingot_model *model);
 /** Instructions that this backend has executed in this session: backend 0 is the CPU. */
 uint64_t ingot_session_executed(const ingot_session *session, uint32_t backend);
 

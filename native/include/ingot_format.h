@@ -69,14 +69,14 @@ typedef enum ingot_dtype {
     INGOT_DTYPE_F16 = 2, /* float16 */
     INGOT_DTYPE_I32 = 3, /* int32, token ids */
     INGOT_DTYPE_Q8 = 16, /* int8, f16 scale per row and 32 k */
-    INGOT_DTYPE_Q6 = 17, /* reserved */
-    INGOT_DTYPE_C5 = 18, /* reserved */
+    INGOT_DTYPE_Q6 = 17, /* 6-bit code with zero at 32, int8 sub-scale per row and 32 k, f16 per row */
+    INGOT_DTYPE_C5 = 18, /* 5-bit index into the tensor's codebook, scales as c4 */
     INGOT_DTYPE_Q4 = 19, /* uint4 with zero at 8, f16 scale per row and group */
-    INGOT_DTYPE_Q4Z = 20, /* reserved */
+    INGOT_DTYPE_Q4Z = 20, /* uint4, f16 scale and u8 zero per row and group */
     INGOT_DTYPE_C4 = 21, /* 4-bit index into the tensor's codebook, byte sub-scale per row and 32 k, f16 per row */
-    INGOT_DTYPE_C3 = 22, /* reserved */
-    INGOT_DTYPE_C2 = 23, /* reserved */
-    INGOT_DTYPE_T2 = 24, /* reserved */
+    INGOT_DTYPE_C3 = 22, /* 3-bit index into the tensor's codebook, scales as c4 */
+    INGOT_DTYPE_C2 = 23, /* 2-bit index into the tensor's codebook, scales as c4 */
+    INGOT_DTYPE_T2 = 24, /* ternary, code - 1, f32 scale per row; activations with one scale per token */
 } ingot_dtype;
 
 /* How a weight format stores its scales. */
@@ -84,19 +84,22 @@ typedef enum ingot_scale_kind {
     INGOT_SCALE_KIND_NONE = 0, /* no scales */
     INGOT_SCALE_KIND_F16_GROUP = 1, /* f16 per row and group */
     INGOT_SCALE_KIND_SUB8_ROW16 = 2, /* byte per row and 32 k (bits 7..1 scale, bit 0 shift) times f16 per row */
+    INGOT_SCALE_KIND_I8_ROW16 = 3, /* int8 per row and 32 k times f16 per row */
+    INGOT_SCALE_KIND_F16_ZERO8_GROUP = 4, /* f16 scale and u8 zero per row and group */
+    INGOT_SCALE_KIND_F32_ROW = 5, /* f32 per row */
 } ingot_scale_kind;
 
 /* How the elements of a tensor lie in the file. */
 typedef enum ingot_layout {
     INGOT_LAYOUT_PLAIN = 0, /* row-major */
     INGOT_LAYOUT_T16 = 1, /* tiles of 16 rows, chunks of 64 bytes, quads of 4 k */
-    INGOT_LAYOUT_T16_K8 = 2, /* reserved: 2 rows x 8 k for i8mm */
+    INGOT_LAYOUT_T16_K8 = 2, /* the same bytes as t16 with 2 rows x 8 k side by side, for i8mm; q8, q4, c4 */
 } ingot_layout;
 
 /* Which superblocks of a weight are stored. */
 typedef enum ingot_sparsity {
     INGOT_SPARSITY_DENSE = 0, /* all of them */
-    INGOT_SPARSITY_SUPERBLOCK = 1, /* reserved: only those listed */
+    INGOT_SPARSITY_SUPERBLOCK = 1, /* each tile starts with a list of those that it stores; linear only */
 } ingot_sparsity;
 
 /* How a state tensor grows. */
@@ -185,7 +188,8 @@ typedef enum ingot_rule {
     INGOT_RULE_TENSOR_RANGE = 32, /* ends beyond its section or arena */
     INGOT_RULE_TENSOR_OVERLAP = 33, /* two stored tensors overlap */
     INGOT_RULE_TENSOR_RESERVED = 34, /* a reserved or unused field is not zero */
-    INGOT_RULE_TENSOR_SPARSITY = 35, /* a sparsity that is unknown or reserved */
+    INGOT_RULE_TENSOR_SPARSITY = 35, /* a sparsity that is unknown or not possible for the role */
+    INGOT_RULE_TENSOR_SUPERBLOCKS = 36, /* superblock list: out of order or range, badly padded, not adding up */
     INGOT_RULE_PROGRAM_SIZE = 40, /* counts do not add up to the section's size */
     INGOT_RULE_PROGRAM_RESERVED = 41, /* a reserved field is not zero */
     INGOT_RULE_ENTRY = 42, /* no 'step', a bad or double name, or instructions out of range */
@@ -286,7 +290,7 @@ typedef struct ingot_tensor_record {
     uint64_t offset; /* weight, constant: into the weights section; activation: bytes per row into its arena; state: 0 */
     uint64_t size; /* weight, constant: stored bytes; activation, state: bytes per row or token */
     int32_t delta; /* constant added to the codebook where the shift bit is set */
-    int8_t codebook[32]; /* c4 uses the first 16 */
+    int8_t codebook[32]; /* c5 uses all, c4 the first 16, c3 8, c2 4 */
     uint8_t reserved[20]; /* zero */
 } ingot_tensor_record;
 _Static_assert(sizeof(ingot_tensor_record) == 128, "tensor_record");
@@ -460,10 +464,10 @@ typedef struct ingot_attention_parameters {
     uint32_t heads; /* h */
     uint32_t kv_heads; /* divides heads */
     uint32_t head_size; /* d */
-    uint32_t window; /* 0: none (version 0 takes only 0) */
+    uint32_t window; /* newest positions that a row sees, its own included; 0: all */
     float scale; /* of q . k */
     float soft_cap; /* 0: none (version 0 takes only 0) */
-    uint32_t sinks; /* 0: none (version 0 takes only 0) */
+    uint32_t sinks; /* first positions that a window leaves visible; 0 without a window */
     uint32_t reserved; /* zero */
 } ingot_attention_parameters;
 _Static_assert(sizeof(ingot_attention_parameters) == 32, "attention_parameters");
@@ -541,6 +545,7 @@ _Static_assert(offsetof(ingot_scalar_parameters, value) == 0, "scalar_parameters
     X(tensor_overlap, 33) \
     X(tensor_reserved, 34) \
     X(tensor_sparsity, 35) \
+    X(tensor_superblocks, 36) \
     X(program_size, 40) \
     X(program_reserved, 41) \
     X(entry, 42) \

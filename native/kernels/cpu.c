@@ -2,6 +2,7 @@
 #include "kernels/cpu.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,9 +19,13 @@ static const struct {
     uint32_t isa;
     const char *name;
 } levels[] = {
-    {INGOT_ISA_REF, "ref"},         {INGOT_ISA_AVX2, "avx2"},
-    {INGOT_ISA_AVXVNNI, "avxvnni"}, {INGOT_ISA_AVX512VNNI, "avx512vnni"},
-    {INGOT_ISA_NEON, "neon"},       {INGOT_ISA_NEON_DOTPROD, "neon_dotprod"},
+    {INGOT_ISA_REF, "ref"},
+    {INGOT_ISA_AVX2, "avx2"},
+    {INGOT_ISA_AVXVNNI, "avxvnni"},
+    {INGOT_ISA_AVX512VNNI, "avx512vnni"},
+    {INGOT_ISA_NEON, "neon"},
+    {INGOT_ISA_NEON_DOTPROD, "neon_dotprod"},
+    {INGOT_ISA_NEON_I8MM, "neon_i8mm"},
 };
 enum { LEVEL_COUNT = sizeof levels / sizeof levels[0] };
 
@@ -71,9 +76,14 @@ static uint32_t detect(void) {
 static uint32_t detect(void) {
     uint32_t found = INGOT_ISA_REF | INGOT_ISA_NEON;
 #if defined(__linux__)
-    if (getauxval(AT_HWCAP) >> 20 & 1u) found |= INGOT_ISA_NEON_DOTPROD; /* HWCAP_ASIMDDP */
+    const bool dotprod = getauxval(AT_HWCAP) >> 20 & 1u, i8mm = getauxval(AT_HWCAP2) >> 13 & 1u; /* ASIMDDP, I8MM */
+    if (dotprod) found |= INGOT_ISA_NEON_DOTPROD;
+    if (dotprod && i8mm) found |= INGOT_ISA_NEON_I8MM;
 #elif defined(__ARM_FEATURE_DOTPROD)
     found |= INGOT_ISA_NEON_DOTPROD;
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    found |= INGOT_ISA_NEON_I8MM;
+#endif
 #endif
     return found;
 }
@@ -103,7 +113,8 @@ ingot_status ingot_cpu_check(void) {
     const uint32_t level = forced_level(&name);
     if (level == UINT32_MAX) {
         return ingot_fail(INGOT_ERROR_HARDWARE,
-                          "INGOT_FORCE_ISA is '%.40s', expected ref, avx2, avxvnni, avx512vnni, neon or neon_dotprod",
+                          "INGOT_FORCE_ISA is '%.40s', expected ref, avx2, avxvnni, avx512vnni, neon, neon_dotprod or "
+                          "neon_i8mm",
                           name);
     }
     if ((level & ~ingot_cpu_features()) != 0) {

@@ -10,7 +10,7 @@
 
 typedef struct ingot_row_kernels {
     uint32_t isa; /* one bit of ingot_isa */
-    ingot_attention_fn attention;
+    ingot_attention_kernels attention[INGOT_KV_FORMATS]; /* by ingot_kv_format - 1 */
     ingot_quantize_fn quantize;
     ingot_rms_norm_fn rms_norm;
     ingot_gate_fn gate;
@@ -22,7 +22,9 @@ ingot_row_kernels ingot_row_kernels_select(void);
 ingot_row_kernels ingot_row_kernels_of(uint32_t isa);
 
 #define INGOT_ROW_KERNELS_DECLARE(name)                                                                            \
-    void ingot_attention_f16_f32__##name(const ingot_attention_args *args);                                        \
+    extern const ingot_attention_kernels ingot_attention_f16_f32__##name;                                          \
+    extern const ingot_attention_kernels ingot_attention_kv8_f32__##name;                                          \
+    extern const ingot_attention_kernels ingot_attention_k8v4_f32__##name;                                         \
     void ingot_quantize_f32_a8__##name(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale,   \
                                        int32_t *a_sum);                                                            \
     void ingot_rms_norm_f32_f32__##name(const float *x, const float *weight, uint32_t n, float epsilon, float *y); \

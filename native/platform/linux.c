@@ -6,6 +6,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -90,14 +91,28 @@ void ingot_platform_release(void *memory, uint64_t size) {
     }
 }
 
-uint32_t ingot_platform_cpu_count(void) {
+void ingot_platform_affinity(uint64_t *mask, uint32_t words) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) {
-        return (uint32_t)CPU_COUNT(&set);
-    }
+    bool known = sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0;
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online > 0 ? (uint32_t)online : 1;
+    uint32_t count = online > 0 ? (uint32_t)online : 1;
+    for (uint32_t cpu = 0; cpu < 64 * words && cpu < CPU_SETSIZE; cpu++) {
+        if (known ? CPU_ISSET(cpu, &set) != 0 : cpu < count) {
+            mask[cpu / 64] |= UINT64_C(1) << cpu % 64;
+        }
+    }
+}
+
+void ingot_platform_pin(const uint64_t *mask, uint32_t words) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (uint32_t cpu = 0; cpu < 64 * words && cpu < CPU_SETSIZE; cpu++) {
+        if ((mask[cpu / 64] >> cpu % 64 & 1) != 0) {
+            CPU_SET(cpu, &set);
+        }
+    }
+    (void)sched_setaffinity(0, sizeof set, &set);
 }
 
 uint64_t ingot_platform_process(void) { return (uint64_t)getpid(); }
@@ -106,6 +121,25 @@ double ingot_platform_seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+int64_t ingot_platform_thread_clock(void) {
+    clockid_t clock;
+    return pthread_getcpuclockid(pthread_self(), &clock) == 0 ? (int64_t)clock : 0;
+}
+
+double ingot_platform_clock_seconds(int64_t clock) {
+    struct timespec spent;
+    if (clock == 0 || clock_gettime((clockid_t)clock, &spent) != 0) {
+        return 0.0;
+    }
+    return (double)spent.tv_sec + 1e-9 * (double)spent.tv_nsec;
+}
+
+double ingot_platform_process_seconds(void) {
+    struct timespec spent;
+    return clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent) == 0 ? (double)spent.tv_sec + 1e-9 * (double)spent.tv_nsec
+                                                                : 0.0;
 }
 
 static void *thread_entry(void *argument) {

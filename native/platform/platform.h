@@ -23,12 +23,20 @@ void ingot_platform_prefault(const uint8_t *data, uint64_t size);
 ingot_status ingot_platform_allocate(uint64_t size, void **memory);
 void ingot_platform_release(void *memory, uint64_t size);
 
-/** CPUs that this process may run on, at least 1. */
-uint32_t ingot_platform_cpu_count(void);
+/** CPUs that this process may run on, as bits; at least one. */
+void ingot_platform_affinity(uint64_t *mask, uint32_t words);
+/** Restricts the calling thread to these CPUs. A hint: a mask that the system refuses changes nothing. */
+void ingot_platform_pin(const uint64_t *mask, uint32_t words);
 uint64_t ingot_platform_process(void);
 double ingot_platform_seconds(void);
 
 typedef void (*ingot_thread_fn)(void *argument);
+/** Names the clock of this thread's CPU time, for any thread of the process; 0 if there is none. */
+int64_t ingot_platform_thread_clock(void);
+/** CPU seconds that a thread has had; 0 for clock 0. */
+double ingot_platform_clock_seconds(int64_t clock);
+/** CPU seconds of the whole process. */
+double ingot_platform_process_seconds(void);
 /** @return INGOT_ERROR_THREADS. */
 ingot_status ingot_platform_thread_start(ingot_thread_fn function, void *argument, ingot_thread **thread);
 void ingot_platform_thread_join(ingot_thread *thread);

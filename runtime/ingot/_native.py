@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ingot.errors import InternalError, StorageError, error_from_status
+
+TYPE_CHECKING = False  # as in typing, whose import takes long
+if TYPE_CHECKING:
+    from typing import Any
 
 NATIVE_DIR_VARIABLE = "INGOT_NATIVE_DIR"
 ABI_VERSION = 1
@@ -20,13 +20,16 @@ _LIBRARIES = ("libingot.so", "libingot.dylib")
 _BINDING = "_ingot_ffi"
 
 
-@dataclass(frozen=True, slots=True)
 class Native:
     """The loaded library: `ffi` makes C data, `lib` has the functions of ingot.h."""
 
-    ffi: Any
-    lib: Any
-    path: Path
+    __slots__ = ("ffi", "lib", "path")
+
+    def __init__(self, ffi: Any, lib: Any, path: str | os.PathLike[str]) -> None:
+        """Made by native()."""
+        self.ffi = ffi
+        self.lib = lib
+        self.path = os.fspath(path)
 
     def check(self, status: int) -> None:
         """Return if a status is OK, else raise its exception with the library's message.
@@ -67,9 +70,9 @@ def native() -> Native:
         binding were not built together.
     """
     binding, library = _locate()
-    ffi = _import_binding(binding).ffi
+    ffi = binding.ffi
     try:
-        lib = ffi.dlopen(str(library))
+        lib = ffi.dlopen(library)
     except OSError as error:
         raise StorageError(f"{library} could not be loaded: {error}") from error
     loaded = Native(ffi, lib, library)
@@ -94,34 +97,50 @@ def check_layout(loaded: Native) -> None:
             )
 
 
-def _locate() -> tuple[Path, Path]:
-    """Return the paths of the binding and of the library."""
+def _locate() -> tuple[ModuleType, str]:
+    """Return the binding and the path of the library beside it."""
     folder = os.environ.get(NATIVE_DIR_VARIABLE)
-    if folder:
-        binding = Path(folder) / f"{_BINDING}.py"
-    else:
-        # Through the import system, because an editable install keeps built files elsewhere.
-        spec = importlib.util.find_spec(f"ingot.{_BINDING}")
-        origin = spec.origin if spec is not None else None
-        binding = Path(origin) if origin else Path(__file__).with_name(f"{_BINDING}.py")
-    libraries = [binding.with_name(name) for name in _LIBRARIES]
-    library = next((path for path in libraries if path.is_file()), None)
-    if library is None or not binding.is_file():
-        raise StorageError(
-            f"libingot is not in {binding.parent} (wanted {_LIBRARIES[0]} and {_BINDING}.py): "
-            f"install the package, or build native/ and set {NATIVE_DIR_VARIABLE} to that folder"
-        )
+    binding = _binding_in(folder) if folder else _installed_binding()
+    if binding is None:
+        raise _not_there(folder or os.path.dirname(__file__))
+    place = os.path.dirname(str(binding.__file__))
+    paths = [os.path.join(place, name) for name in _LIBRARIES]
+    library = next((path for path in paths if os.path.isfile(path)), None)
+    if library is None:
+        raise _not_there(place)
     return binding, library
 
 
-def _import_binding(path: Path) -> ModuleType:
-    """Import the generated cffi module from its file."""
-    spec = importlib.util.spec_from_file_location(_BINDING, path)
-    if spec is None or spec.loader is None:
-        raise StorageError(f"{path} is not a Python module")
-    module = importlib.util.module_from_spec(spec)
+def _installed_binding() -> ModuleType | None:
+    """Import the binding as a part of the package; an editable install keeps it elsewhere."""
+    from importlib import import_module
+
     try:
-        spec.loader.exec_module(module)
+        return import_module(f"ingot.{_BINDING}")
+    except ModuleNotFoundError as error:
+        if error.name == f"ingot.{_BINDING}":
+            return None
+        raise StorageError(f"{_BINDING} needs the package cffi: {error}") from error
+
+
+def _binding_in(folder: str) -> ModuleType | None:
+    """Import the binding from a folder of a build."""
+    from importlib.machinery import SourceFileLoader
+
+    path = os.path.join(folder, f"{_BINDING}.py")
+    if not os.path.isfile(path):
+        return None
+    module = ModuleType(_BINDING)
+    module.__file__ = path
+    try:
+        SourceFileLoader(_BINDING, path).exec_module(module)
     except ImportError as error:
         raise StorageError(f"{path} needs the package cffi: {error}") from error
     return module
+
+
+def _not_there(folder: str) -> StorageError:
+    return StorageError(
+        f"libingot is not in {folder} (wanted {_LIBRARIES[0]} and {_BINDING}.py): "
+        f"install the package, or build native/ and set {NATIVE_DIR_VARIABLE} to that folder"
+    )

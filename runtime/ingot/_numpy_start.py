@@ -1,33 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports NumPy so that its idle threads do not take a CPU from the first tokens.
+"""NumPy, imported so that its idle threads do not take a CPU from the tokens after it.
 
 NumPy's OpenBLAS starts a thread per CPU when it is loaded, and each spins for tens of milliseconds
-before it sleeps: on two cores that slows the first tokens to half. A short timeout lets them sleep
-at once; nothing else about them changes, and a value that the user set is kept. This must happen
-before anything loads NumPy, hence on import, which the package's other modules never do.
+before it sleeps: on two cores that slows the tokens meanwhile to half. A short timeout lets them
+sleep at once; nothing else about them changes, and a value that the user set is kept. Functions
+that run beside generation take `np` from here, when they need it and not before.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 
-__all__ = ["import_numpy"]
+__all__ = ["np"]
 
 VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 TIMEOUT = "4"  # 2^4 turns; OpenBLAS's default is 2^26
 
-
-def import_numpy() -> None:
-    """Load NumPy with the short timeout; the environment is afterwards as it was."""
-    if "numpy" in sys.modules or VARIABLE in os.environ:
-        return
+_ours = "numpy" not in sys.modules and VARIABLE not in os.environ
+if _ours:
     os.environ[VARIABLE] = TIMEOUT
-    try:
-        importlib.import_module("numpy")
-    finally:
+try:
+    import numpy as np
+finally:
+    if _ours:
         del os.environ[VARIABLE]
-
-
-import_numpy()

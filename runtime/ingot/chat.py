@@ -6,30 +6,31 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
 
 from ingot.errors import FormatError, InvalidArgumentError, StateError
 from ingot.generation import Options
+from ingot.record import Record
 
+TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
+    from typing import Any
+
     from ingot.session import Session
 
 __all__ = ["Chat", "ChatSettings", "Message", "render"]
 
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatSettings:
+class ChatSettings(Record):
     """The chat section of a file."""
 
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     add_bos: bool = False
     chat_template: str | None = None
-    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    special_tokens: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def from_json(cls, data: object) -> ChatSettings:
@@ -138,6 +139,8 @@ def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) 
 
 
 def _now(pattern: str) -> str:
+    from datetime import datetime
+
     return datetime.now().strftime(pattern)
 
 

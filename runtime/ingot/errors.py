@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from ingot.format import Rule
+TYPE_CHECKING = False  # as in typing, whose import takes long
+if TYPE_CHECKING:
+    from ingot.format import Rule
 
 __all__ = [
     "CancelledError",
@@ -116,6 +118,8 @@ def error_from_status(status: int, message: str, rule: int = 0) -> IngotError:
     """Return the exception for a native status; a status without a class is InternalError."""
     kind = _CLASSES.get(status, InternalError)
     if issubclass(kind, FormatError):
+        from ingot.format import Rule  # only here: most processes never see a broken file
+
         known = rule in Rule._value2member_map_
         return kind(message, Rule(rule) if known else None, status)
     return kind(message, status)

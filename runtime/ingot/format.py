@@ -73,14 +73,14 @@ class Dtype(IntEnum):
     F16 = 2  # float16
     I32 = 3  # int32, token ids
     Q8 = 16  # int8, f16 scale per row and 32 k
-    Q6 = 17  # reserved
-    C5 = 18  # reserved
+    Q6 = 17  # 6-bit code with zero at 32, int8 sub-scale per row and 32 k, f16 per row
+    C5 = 18  # 5-bit index into the tensor's codebook, scales as c4
     Q4 = 19  # uint4 with zero at 8, f16 scale per row and group
-    Q4Z = 20  # reserved
+    Q4Z = 20  # uint4, f16 scale and u8 zero per row and group
     C4 = 21  # 4-bit index into the tensor's codebook, byte sub-scale per row and 32 k, f16 per row
-    C3 = 22  # reserved
-    C2 = 23  # reserved
-    T2 = 24  # reserved
+    C3 = 22  # 3-bit index into the tensor's codebook, scales as c4
+    C2 = 23  # 2-bit index into the tensor's codebook, scales as c4
+    T2 = 24  # ternary, code - 1, f32 scale per row; activations with one scale per token
 
 
 class ScaleKind(IntEnum):
@@ -89,6 +89,9 @@ class ScaleKind(IntEnum):
     NONE = 0  # no scales
     F16_GROUP = 1  # f16 per row and group
     SUB8_ROW16 = 2  # byte per row and 32 k (bits 7..1 scale, bit 0 shift) times f16 per row
+    I8_ROW16 = 3  # int8 per row and 32 k times f16 per row
+    F16_ZERO8_GROUP = 4  # f16 scale and u8 zero per row and group
+    F32_ROW = 5  # f32 per row
 
 
 class Layout(IntEnum):
@@ -96,14 +99,14 @@ class Layout(IntEnum):
 
     PLAIN = 0  # row-major
     T16 = 1  # tiles of 16 rows, chunks of 64 bytes, quads of 4 k
-    T16_K8 = 2  # reserved: 2 rows x 8 k for i8mm
+    T16_K8 = 2  # the same bytes as t16 with 2 rows x 8 k side by side, for i8mm; q8, q4, c4
 
 
 class Sparsity(IntEnum):
     """Which superblocks of a weight are stored."""
 
     DENSE = 0  # all of them
-    SUPERBLOCK = 1  # reserved: only those listed
+    SUPERBLOCK = 1  # each tile starts with a list of those that it stores; linear only
 
 
 class StateKind(IntEnum):
@@ -199,7 +202,8 @@ class Rule(IntEnum):
     TENSOR_RANGE = 32  # ends beyond its section or arena
     TENSOR_OVERLAP = 33  # two stored tensors overlap
     TENSOR_RESERVED = 34  # a reserved or unused field is not zero
-    TENSOR_SPARSITY = 35  # a sparsity that is unknown or reserved
+    TENSOR_SPARSITY = 35  # a sparsity that is unknown or not possible for the role
+    TENSOR_SUPERBLOCKS = 36  # superblock list: out of order or range, badly padded, not adding up
     PROGRAM_SIZE = 40  # counts do not add up to the section's size
     PROGRAM_RESERVED = 41  # a reserved field is not zero
     ENTRY = 42  # no 'step', a bad or double name, or instructions out of range

@@ -4,30 +4,32 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ingot._native import Native, native
 from ingot.chat import ChatSettings
-from ingot.errors import FormatError, InvalidArgumentError, StateError, StorageError
-from ingot.format import Header, PeakRecord, PlanHeader, Rule, Section, SectionRecord
+from ingot.errors import FormatError, InvalidArgumentError, StateError
+from ingot.record import Record
 from ingot.session import Session
 from ingot.session_config import SessionConfig
 from ingot.tokenizer import Detokenizer, NoText, Tokenizer
 
+TYPE_CHECKING = False  # as in typing, whose import takes long
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ingot.format import Section
+
 __all__ = ["MemoryPlan", "Model", "ModelInfo"]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Record):
     """Sizes of a model; the names are those of ingot_model_info."""
 
     tensor_count: int
@@ -43,8 +45,7 @@ class ModelInfo:
     weight_bytes_per_token: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryPlan:
+class MemoryPlan(Record):
     """Planned bytes of a model and one session at full chunk, the threads' own buffers apart."""
 
     context: int
@@ -67,19 +68,24 @@ class MemoryPlan:
 class Model:
     """A mapped and validated file. May be shared by any number of sessions and threads."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Map and check a file.
+    def __init__(
+        self, path: str | os.PathLike[str], draft: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Map and check a file, and a smaller one that guesses for it, with the same tokenizer.
 
-        Raises: FormatError naming the broken rule; StorageError if it cannot be read;
+        Raises: InvalidArgumentError if the draft's tokenizer is another;
+            FormatError naming the broken rule; StorageError if it cannot be read;
             HardwareError if INGOT_FORCE_ISA names what this CPU lacks.
         """
-        self.path = Path(path)
+        self._file = os.fspath(path)
         self.native: Native = native()
-        handle = self.native.ffi.new("ingot_model **")
-        self.native.check(self.native.lib.ingot_model_open(os.fsencode(self.path), handle))
-        self._handle: Any = self.native.ffi.gc(handle[0], self.native.lib.ingot_model_close)
+        self._handle: Any = self._open()
         self.info = _model_info(self.native, self._handle)
-        self._sections = _section_table(self.path)
+        self.draft = Model(draft) if draft is not None else None
+        if self.draft is not None:
+            from ingot.draft import require_same_tokenizer
+
+            require_same_tokenizer(self, self.draft)
 
     def __enter__(self) -> Model:
         """Return the model; leaving the block closes it."""
@@ -99,6 +105,8 @@ class Model:
         if self._handle is not None:
             self.native.ffi.release(self._handle)
             self._handle = None
+        if self.draft is not None:
+            self.draft.close()
 
     def session(
         self,
@@ -107,14 +115,44 @@ class Model:
         chunk: int = 0,
         logits_rows: int = 1,
         memory_limit: int = 0,
+        speculate: int = 0,
+        prefill_threads: int = 0,
+        kv: str = "auto",
+        on_full: str = "error",
+        sinks: int = 0,
     ) -> Session:
-        """Open a session; all its memory is taken now. 0: the plan's figure, every CPU, no limit.
+        """Open a session; all its memory is taken now. 0: the plan's figure, big cores, no limit.
 
-        Units: context, chunk in tokens, logits_rows in positions per pass, memory_limit in bytes.
+        threads run passes of up to 8 tokens, prefill_threads longer ones (0: as threads).
+        kv is how keys and values are kept: f16, kv8, k8v4, or auto (kv8); on_full what happens at
+        the end of the context: error, or shift, which forgets the older half behind the first
+        `sinks` tokens (see session_state.py).
+        Units: context, chunk, sinks in tokens, logits_rows in positions per pass, memory_limit in
+        bytes, speculate in tokens guessed ahead per pass (7 is a good figure; same text).
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
             InvalidArgumentError for a context or chunk beyond the file's.
         """
-        return Session(self, SessionConfig(context, chunk, logits_rows, threads, memory_limit))
+        sizes = (context, chunk, logits_rows, threads, prefill_threads, memory_limit, speculate)
+        config = SessionConfig(*sizes, kv, on_full, sinks)
+        return Session(self, config)
+
+    def restore(self, path: str | os.PathLike[str], config: SessionConfig | None = None) -> Session:
+        """Open a session that goes on where Session.save() left one, without evaluating again.
+
+        The format of keys and values is the file's; the rest of `config` is as for session().
+        Raises: FormatError for a file that is damaged, cut short, or of another model or library;
+            StorageError; InvalidArgumentError if the context is too short; as session().
+        """
+        from ingot.session_state import restore
+
+        return restore(self, path, config or SessionConfig())
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        from pathlib import Path
+
+        return Path(self._file)
 
     @property
     def handle(self) -> Any:
@@ -126,7 +164,7 @@ class Model:
     @functools.cached_property
     def chat(self) -> ChatSettings:
         """Special tokens, stop ids and template; all empty if the file has no chat section."""
-        data = self.section(Section.CHAT)
+        data = self.section_by_name("chat")
         return ChatSettings.from_json(_parse(data, "chat")) if data else ChatSettings()
 
     @property
@@ -134,33 +172,38 @@ class Model:
         """The Jinja source of the chat template, None if the file has none."""
         return self.chat.chat_template
 
-    @functools.cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The file's tokenizer. Raises: StateError if the file has none."""
-        data = self.section(Section.TOKENIZER)
-        if not data:
+        if self._tokenizer is None:
             raise StateError(f"{self.path.name} has no tokenizer: give token ids instead of text")
-        return Tokenizer(data, self.chat.bos_token_id, self.chat.add_bos)
+        return self._tokenizer
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer | None:
+        data = self.section_by_name("tokenizer")
+        return Tokenizer(data, self.chat.bos_token_id, self.chat.add_bos) if data else None
 
     def detokenizer(self) -> Detokenizer | NoText:
         """Return an incremental decoder; one without text if the file has no tokenizer."""
-        has_text = any(record.kind == Section.TOKENIZER for record in self._sections)
-        return self.tokenizer.detokenizer() if has_text else NoText()
+        return NoText() if self._tokenizer is None else self._tokenizer.detokenizer()
 
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
         """Name, source, recipe, target, provenance and licence."""
-        return self._object(Section.META)
+        return self._object("meta")
 
     @functools.cached_property
     def certificate(self) -> dict[str, Any] | None:
         """What was measured on this file, None for a draft without measurement."""
-        return self._object(Section.CERTIFICATE) or None
+        return self._object("certificate") or None
 
     @functools.cached_property
     def plan(self) -> MemoryPlan:
         """The memory plan, as `ingot inspect` prints it."""
-        data = self.section(Section.PLAN)
+        from ingot.format import PeakRecord, PlanHeader
+
+        data = self.section_by_name("plan")
         plan = PlanHeader.unpack(data)
         offsets = range(PlanHeader.SIZE, PlanHeader.SIZE + plan.peak_count * PeakRecord.SIZE, 16)
         peaks = [PeakRecord.unpack(data, offset) for offset in offsets]
@@ -178,19 +221,26 @@ class Model:
     def section(self, kind: Section) -> bytes:
         """Return a section's bytes, b"" if the file has none. Not for the weights.
 
-        Raises: FormatError if its digest is wrong; StorageError if it cannot be read.
+        Raises: FormatError if its digest is wrong.
         """
-        record = next((record for record in self._sections if record.kind == kind), None)
-        if record is None:
-            return b""
-        data = _read(self.path, record.offset, record.size)
-        if hashlib.sha256(data).digest() != record.sha256:
-            raise FormatError(
-                f"{self.path.name}: the digest of section {kind.name.lower()} is wrong: "
-                "the file is damaged, copy it again",
-                Rule.SECTION_DIGEST,
-            )
-        return data
+        return self.section_by_name(kind.name.lower())
+
+    def _open(self) -> Any:
+        """Open the file in the library; the handle closes itself."""
+        ffi, lib = self.native.ffi, self.native.lib
+        handle = ffi.new("ingot_model **")
+        self.native.check(lib.ingot_model_open(os.fsencode(self._file), handle))
+        return ffi.gc(handle[0], lib.ingot_model_close)
+
+    def section_by_name(self, name: str) -> bytes:
+        """Return the bytes of a section by its name in the format."""
+        ffi = self.native.ffi
+        data, size = ffi.new("uint8_t **"), ffi.new("uint64_t *")
+        # A session that outlives the model's close() still has its text to make.
+        handle = self._open() if self._handle is None else self._handle
+        status = self.native.lib.ingot_model_section(handle, name.encode(), data, size)
+        self.native.check(status)
+        return bytes(ffi.buffer(data[0], size[0])) if size[0] else b""
 
     def tensor_width(self, tensor: int) -> int:
         """Return the floats per row of a tensor: its last dimension."""
@@ -205,18 +255,20 @@ class Model:
         """
         if row_end < row_begin:
             raise InvalidArgumentError(f"rows {row_begin} to {row_end}: ends before its start")
+        from ingot._numpy_start import np
+
         out = np.zeros((row_end - row_begin, self.tensor_width(tensor)), np.float32)
         pointer = self.native.ffi.cast("float *", out.ctypes.data)
         read = self.native.lib.ingot_tensor_dequantize
         self.native.check(read(self.handle, tensor, row_begin, row_end, pointer, out.size))
         return out
 
-    def _object(self, kind: Section) -> dict[str, Any]:
+    def _object(self, name: str) -> dict[str, Any]:
         """Return a JSON section that must be an object."""
-        data = self.section(kind)
-        value = _parse(data, kind.name.lower()) if data else {}
+        data = self.section_by_name(name)
+        value = _parse(data, name) if data else {}
         if not isinstance(value, dict):
-            raise FormatError(f"section {kind.name.lower()} is no JSON object")
+            raise FormatError(f"section {name} is no JSON object")
         return value
 
 
@@ -224,28 +276,7 @@ def _model_info(library: Native, handle: Any) -> ModelInfo:
     """Ask the library for a model's sizes."""
     info = library.struct("ingot_model_info")
     library.check(library.lib.ingot_model_info_get(handle, info))
-    return ModelInfo(*(int(getattr(info, name)) for name in ModelInfo.__slots__))
-
-
-def _section_table(path: Path) -> tuple[SectionRecord, ...]:
-    """Read the section table of a file that the library has validated already."""
-    header = Header.unpack(_read(path, 0, Header.SIZE))
-    table = _read(path, header.table_offset, header.section_count * SectionRecord.SIZE)
-    offsets = range(0, len(table), SectionRecord.SIZE)
-    return tuple(SectionRecord.unpack(table, offset) for offset in offsets)
-
-
-def _read(path: Path, offset: int, size: int) -> bytes:
-    """Read part of a file. Raises: StorageError if it is not all there."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
-    if len(data) != size:
-        raise StorageError(f"{path}: found {len(data)} of {size} bytes at {offset}: it changed")
-    return data
+    return ModelInfo(*(int(getattr(info, name)) for name in ModelInfo.names))
 
 
 def _parse(data: bytes, name: str) -> Any:

@@ -6,20 +6,26 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ingot._native import BACKENDS
-from ingot.errors import CancelledError, ContextFullError, InvalidArgumentError, StateError
-from ingot.generation import Generation, Options, Stats, Stream
+from ingot import inspection
+from ingot.errors import InvalidArgumentError, StateError
+from ingot.generation import Generation, Options, Stats
+from ingot.passes import Passes
 from ingot.sampling import Sampling
-from ingot.session_config import MemoryInfo, SessionConfig, TokenIds, checked_ids, create
+from ingot.session_config import KV_NAMES, MemoryInfo, SessionConfig, checked_ids
+from ingot.stream import Stream
 
+TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
+    from os import PathLike
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ingot.model import Model
+    from ingot.session_config import TokenIds
+    from ingot.speculation import Speculator
 
 __all__ = ["Session"]
 
@@ -27,22 +33,25 @@ __all__ = ["Session"]
 class Session:
     """Made by Model.session(). Belongs to one thread at a time; only cancel() is for any thread."""
 
-    def __init__(self, model: Model, config: SessionConfig) -> None:
+    def __init__(self, model: Model, config: SessionConfig, passes: Passes | None = None) -> None:
         """Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError."""
         self.model = model
+        self.config = config
         self._native = model.native
-        self._handle = create(model.native, model.handle, config)
-        self.chunk = config.chunk or model.info.chunk
+        self._passes = Passes(model, config) if passes is None else passes
+        self.chunk = self._passes.chunk
         self.context = config.context or model.info.context
-        self._logits_rows = max(config.logits_rows, 1)
-        self._tokens: list[int] = []
-        self._pending: list[int] = []
+        self._logits_rows = max(config.rows, 1)
+        self.most_drafted = min(config.speculate, self.chunk - 1)
+        draft = model.draft if self.most_drafted > 0 else None
+        self._draft = (
+            draft.session(min(self.context, draft.info.context), config.threads) if draft else None
+        )
+        self._pending: list[int] = []  # chosen, fed when the one after them is wanted
+        self._ahead: list[int] = []  # fed and chosen, not yet taken by the stream
         self._lock = threading.Lock()
-        self._handle_lock = threading.Lock()
         self._stream: Stream | None = None
         self._thread = 0
-        self._running = False
-        self._cancelled = False
         self._stats = Stats()
 
     def __enter__(self) -> Session:
@@ -60,11 +69,11 @@ class Session:
 
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""
-        with self.exclusive(), self._handle_lock:
+        with self.exclusive():
             self._drop_stream()
-            if self._handle is not None:
-                self._native.ffi.release(self._handle)
-                self._handle = None
+            self._passes.close()
+            if self._draft is not None:
+                self._draft.close()
 
     # Generating
 
@@ -81,6 +90,7 @@ class Session:
         seed: int | None = None,
         stop: Sequence[str] = (),
         stop_ids: Sequence[int] = (),
+        speculate: str = "auto",
     ) -> Stream:
         """Feed a prompt after what the session holds and yield the answer in whole characters.
 
@@ -89,7 +99,8 @@ class Session:
             that the model does not have; ContextFullError if it does not fit (nothing is fed then).
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        return self.begin(prompt, Options(max_tokens, sampling, _stops(stop), tuple(stop_ids)))
+        ends = (_stops(stop), tuple(stop_ids))
+        return self.begin(prompt, Options(max_tokens, sampling, *ends, speculate=speculate))
 
     def generate(
         self,
@@ -104,12 +115,13 @@ class Session:
         seed: int | None = None,
         stop: Sequence[str] = (),
         stop_ids: Sequence[int] = (),
+        speculate: str = "auto",
     ) -> Generation:
         """As stream(), but returns when all is done."""
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-        return self.begin(
-            prompt, Options(max_tokens, sampling, _stops(stop), tuple(stop_ids))
-        ).result()
+        ends = (_stops(stop), tuple(stop_ids))
+        options = Options(max_tokens, sampling, *ends, speculate=speculate)
+        return self.begin(prompt, options).result()
 
     def begin(self, prompt: str | TokenIds, options: Options) -> Stream:
         """Start a generation; an unfinished one of this thread ends here. Raises: as stream()."""
@@ -119,7 +131,7 @@ class Session:
             self._require_room(len(tokens))
             self._thread = threading.get_ident()
             self._stream = Stream(self, tokens, options)
-            self._running, self._cancelled = True, False
+            self._passes.begin()
             return self._stream
 
     def cancel(self) -> None:
@@ -127,15 +139,17 @@ class Session:
 
         Does nothing if none runs.
         """
-        with self._handle_lock:
-            if self._running and self._handle is not None:
-                self._cancelled = True
-                self._native.lib.ingot_session_cancel(self._handle)
+        self._passes.cancel()
+
+    @property
+    def full(self) -> bool:
+        """Whether the next token has no room and the session does not shift."""
+        return self.token_count > self.context and self.config.on_full != "shift"
 
     @property
     def cancelled(self) -> bool:
         """Whether the running generation was cancelled."""
-        return self._cancelled
+        return self._passes.cancelled
 
     @property
     def stats(self) -> Stats:
@@ -147,12 +161,36 @@ class Session:
     @property
     def token_ids(self) -> list[int]:
         """All token ids of the session, prompts and answers, as a new list."""
-        return self._tokens + self._pending
+        return self._passes.tokens + self._pending
 
     @property
     def token_count(self) -> int:
         """How many token ids the session holds."""
-        return len(self._tokens) + len(self._pending)
+        return len(self._passes.tokens) + len(self._pending)
+
+    @property
+    def kv(self) -> str:
+        """How keys and values are kept: f16, kv8 or k8v4."""
+        return KV_NAMES[int(self._native.lib.ingot_session_kv_format(self._passes.handle))]
+
+    def fork(self, position: int | None = None) -> Session:
+        """Return a session, for any thread, that shares the first `position` tokens (all).
+
+        Raises: InvalidArgumentError; OutOfMemoryError.
+        """
+        with self.exclusive():
+            self._drop_stream()
+            from ingot.session_state import fork
+
+            return fork(self, position)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write it to a file for Model.restore(), all or nothing. Raises: StorageError."""
+        with self.exclusive():
+            self._drop_stream()
+            from ingot.session_state import save
+
+            save(self, path)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -166,10 +204,10 @@ class Session:
                 raise InvalidArgumentError(
                     f"truncate to {count!r}: the session holds {self.token_count} tokens"
                 )
-            if count < len(self._tokens):
-                self._native.check(self._native.lib.ingot_session_truncate(self._open(), count))
-            self._pending = self._pending[: max(count - len(self._tokens), 0)]
-            self._tokens = self._tokens[:count]
+            fed = len(self._passes.tokens)
+            self._pending = self._pending[: max(count - fed, 0)]
+            if count < fed:
+                self._passes.cut(count)
 
     # Direct access, for evaluation and tests
 
@@ -181,8 +219,8 @@ class Session:
         with self._working():
             tokens = self._prompt(token_ids)
             self._require_room(len(tokens))
-            logits = self.feed_pending(tokens)[1]
-            return np.empty(0, np.float32) if logits is None else logits.copy()
+            logits = self._passes.evaluate([*self._take_pending(), *tokens], 1)
+            return logits.reshape(-1).copy()
 
     def logits(self, token_ids: TokenIds) -> NDArray[np.float32]:
         """Feed tokens after what the session holds and return the logits after each of them.
@@ -193,10 +231,15 @@ class Session:
         with self._working():
             tokens = self._prompt(token_ids)
             self._require_room(len(tokens))
-            self.feed_pending(())
+            pending = self._take_pending()
+            if pending:
+                self._passes.evaluate(pending, 1)
             rows = min(self._logits_rows, self.chunk)
             blocks = [tokens[i : i + rows] for i in range(0, len(tokens), rows)]
-            return np.concatenate([self._feed(block, len(block)).copy() for block in blocks])
+            found = [self._passes.evaluate(block, len(block)).copy() for block in blocks]
+            from ingot._numpy_start import np
+
+            return np.concatenate(found)
 
     def trace(self, token_ids: TokenIds, instructions: int) -> None:
         """Run the first instructions on at most one chunk of tokens, without keeping them.
@@ -206,7 +249,7 @@ class Session:
         with self.exclusive():
             self._drop_stream()
             tokens = self._native.ffi.new("int32_t[]", self._prompt(token_ids))
-            lib, handle = self._native.lib, self._open()
+            lib, handle = self._native.lib, self._passes.handle
             status = lib.ingot_session_trace(handle, tokens, len(tokens), 1, instructions)
             self._native.check(status)
 
@@ -216,23 +259,16 @@ class Session:
         Raises: InvalidArgumentError if the tensor is no activation of that pass.
         """
         with self.exclusive():
-            out = np.zeros((rows, self.model.tensor_width(tensor)), np.float32)
-            pointer = self._native.ffi.cast("float *", out.ctypes.data)
-            status = self._native.lib.ingot_session_read(self._open(), tensor, pointer, out.size)
-            self._native.check(status)
-            return out
+            width = self.model.tensor_width(tensor)
+            return inspection.read_activation(self._passes, tensor, rows, width)
 
     def executed(self, backend: str = "cpu") -> int:
-        """Return how many instructions a backend has executed in this session."""
-        if backend not in BACKENDS:
-            raise InvalidArgumentError(f"backend '{backend}': built are {', '.join(BACKENDS)}")
-        return int(self._native.lib.ingot_session_executed(self._open(), BACKENDS[backend]))
+        """Return how many instructions a backend has executed here."""
+        return inspection.executed(self._passes, backend)
 
     def memory(self) -> MemoryInfo:
         """Return what the session takes, in bytes."""
-        info = self._native.struct("ingot_memory_info")
-        self._native.check(self._native.lib.ingot_session_memory(self._open(), info))
-        return MemoryInfo(*(int(getattr(info, name)) for name in MemoryInfo.__slots__))
+        return inspection.memory(self._passes)
 
     def stream_bandwidth(self, pattern: int) -> float:
         """Return the gigabytes per second of reading all weights once with the session's threads.
@@ -240,10 +276,7 @@ class Session:
         pattern 0 is plain, 1 prefetched, 2 non-temporal.
         """
         with self.exclusive():
-            result = self._native.ffi.new("double *")
-            lib = self._native.lib
-            self._native.check(lib.ingot_session_stream(self._open(), pattern, result))
-            return float(result[0])
+            return inspection.stream_bandwidth(self._passes, pattern)
 
     # For Stream
 
@@ -265,28 +298,53 @@ class Session:
         """Hold the session for a call that cancel() may end."""
         with self.exclusive():
             self._drop_stream()
-            self._running, self._cancelled = True, False
+            self._passes.begin()
             try:
                 yield
             finally:
-                self._running = False
+                self._passes.running = False
 
-    def feed_pending(self, prompt: Sequence[int]) -> tuple[int, NDArray[np.float32] | None]:
-        """Feed the tokens not yet fed, then a prompt; returns their number and the last logits.
+    def step(
+        self, prompt: Sequence[int], guesses: Sequence[int], sampling: Sampling
+    ) -> tuple[int, list[int]]:
+        """Feed the tokens not yet fed, a prompt and guesses; choose what follows.
 
+        Returns how many were fed besides guesses, and the chosen ids: the guesses that are what
+        would have been chosen, then one more. keep() takes them one by one.
         Raises: CancelledError; what was fed until then stays.
         """
-        tokens, self._pending = [*self._pending, *prompt], []
-        return len(tokens), self._feed(tokens, 1)[0] if tokens else None
+        self._require_room(len(prompt) + len(guesses))
+        tokens = [*self._take_pending(), *prompt]
+        chosen = self._passes.choose(tokens, guesses, sampling)
+        self._ahead = chosen[:-1]
+        return len(tokens), chosen
 
     def keep(self, token: int) -> None:
-        """Add a chosen token; it is fed when the one after it is wanted."""
-        self._pending.append(token)
+        """Take a chosen token; if it is not fed yet, it is when the one after it is wanted."""
+        if self._ahead:
+            self._passes.tokens.append(self._ahead.pop(0))
+        else:
+            self._pending.append(token)
 
     def end(self, stream: Stream) -> None:
         """Let go of a stream that has come to its end."""
         if self._stream is stream:
-            self._stats, self._stream, self._running = stream.stats, None, False
+            self._stats, self._stream, self._passes.running = stream.stats, None, False
+            if self._ahead:
+                self._ahead = []
+                self._passes.cut(len(self._passes.tokens))
+
+    def speculator(self, options: Options, sampling: Sampling) -> Speculator | None:
+        """Return what guesses for one generation, or None. Raises: as make_speculator()."""
+        if self.most_drafted <= 0 and options.speculate != "lookup":
+            return None
+        from ingot.draft import make_speculator
+
+        return make_speculator(self._draft, self.most_drafted, options, sampling)
+
+    def _take_pending(self) -> list[int]:
+        tokens, self._pending = self._pending, []
+        return tokens
 
     def _taken_elsewhere(self) -> bool:
         """Say whether an unfinished stream belongs to another thread that still lives."""
@@ -298,15 +356,9 @@ class Session:
         if self._stream is not None:
             self._stream.drop()
 
-    def _open(self) -> Any:
-        """Return the native handle. Raises: StateError once closed."""
-        if self._handle is None:
-            raise StateError("the session is closed: open another with model.session()")
-        return self._handle
-
     def _prompt(self, prompt: str | TokenIds) -> list[int]:
         """Return the token ids of a prompt, checked."""
-        self._open()
+        _ = self._passes.handle  # open
         if isinstance(prompt, str):
             tokens = self.model.tokenizer.encode(prompt, begin=self.token_count == 0)
         else:
@@ -318,51 +370,11 @@ class Session:
         return tokens
 
     def _require_room(self, count: int) -> None:
-        """Raises: ContextFullError if so many more tokens do not fit."""
+        """Make room where the session shifts. Raises: ContextFullError if the tokens do not fit."""
         if self.token_count + count > self.context:
-            raise ContextFullError(
-                f"{count} tokens do not fit: the session has {len(self._tokens)} "
-                f"of {self.context}. Shorten the prompt, reset() or truncate() the session, "
-                "or open one with a larger "
-                f"context (this file allows {self.model.info.context})"
-            )
+            from ingot.session_state import make_room
 
-    def _feed(self, tokens: Sequence[int], wanted: int) -> NDArray[np.float32]:
-        """Feed tokens chunk by chunk, so that Python can act on signals in between.
-
-        Shapes: result (wanted, v), a view that the next call overwrites.
-        """
-        for start in range(0, len(tokens), self.chunk):
-            if self._cancelled:
-                raise CancelledError("cancelled: the session keeps what was fed until then")
-            block = tokens[start : start + self.chunk]
-            self._eval(block, wanted if start + self.chunk >= len(tokens) else 0)
-        return self._logits(wanted)
-
-    def _eval(self, block: Sequence[int], wanted: int) -> None:
-        """Feed at most one chunk and note what the library took of it."""
-        handle, lib = self._open(), self._native.lib
-        before = len(self._tokens)
-        try:
-            status = lib.ingot_session_eval(handle, list(block), len(block), wanted)
-        finally:
-            fed = int(lib.ingot_session_position(handle)) - before
-            self._tokens.extend(block[:fed])
-        if status == lib.INGOT_ERROR_CANCELLED and not self._cancelled:
-            # A cancel that came after the end of an earlier generation: not meant for this one.
-            self._eval(block[fed:], wanted)
-        else:
-            self._native.check(status)
-
-    def _logits(self, wanted: int) -> NDArray[np.float32]:
-        """Return a view of the last logits, surplus columns cut off."""
-        handle, info, ffi = self._open(), self.model.info, self._native.ffi
-        pointers = [self._native.lib.ingot_session_logits(handle, row) for row in range(wanted)]
-        if ffi.NULL in pointers:
-            raise StateError("the last pass kept no logits")
-        # Rows are padded in the arena, so that each has its own address.
-        rows = [np.frombuffer(ffi.buffer(row, 4 * info.vocabulary), np.float32) for row in pointers]
-        return rows[0][np.newaxis] if wanted == 1 else np.stack(rows)
+            self._pending = make_room(self, count)
 
 
 def _stops(stop: Sequence[str]) -> tuple[str, ...]:

@@ -52,7 +52,11 @@ _X86_NEEDS = {
         "avx512_vnni",
     },
 }
-_ARM_NEEDS = {"neon": {"asimd"}, "neon_dotprod": {"asimd", "asimddp"}}
+_ARM_NEEDS = {
+    "neon": {"asimd"},
+    "neon_dotprod": {"asimd", "asimddp"},
+    "neon_i8mm": {"asimd", "asimddp", "i8mm"},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from ingot.errors import FormatError, InvalidArgumentError, MissingExtraError
+
+TYPE_CHECKING = False  # as in typing, whose import takes long
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Detokenizer", "NoText", "Tokenizer"]
 

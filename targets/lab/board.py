@@ -20,7 +20,7 @@ DEFAULT_FOLDER = REPOSITORY / "build" / "lab"
 CPU_LEVELS: Mapping[str, tuple[str, ...]] = {
     "cortex-a53": ("ref", "neon"),
     "cortex-a76": ("ref", "neon", "neon_dotprod"),
-    "max": ("ref", "neon", "neon_dotprod"),
+    "max": ("ref", "neon", "neon_dotprod", "neon_i8mm"),
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ingot through its native eval call, without sampling.
+"""Ingot through its native eval call, without sampling; a process start through the Python API.
 
 python tests/benchmarks/ingot_worker.py FILE.ingot THREADS [--start]
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import time
 
-from worker_loop import report_start, serve
+from worker_loop import START_PROMPT, START_TOKENS, print_start, serve
 
-from ingot import Model
+from ingot import Model, Options
 from ingot._native import native
 
 CONTEXT = 1024
@@ -65,10 +65,23 @@ class Ingot:
         return time.perf_counter() - begin
 
 
+def report_start(path: str, threads: int) -> None:
+    """Do what a user does who has token ids: open, stream 32 tokens, choosing each."""
+    prompt = list(range(START_PROMPT))
+    model = Model(path)
+    with model, model.session(min(CONTEXT, model.info.context), threads) as session:
+        begin = time.time()
+        options = Options(max_tokens=START_TOKENS, text=False)
+        found = session.begin(prompt, options).result()
+        if len(found.token_ids) != START_TOKENS:
+            raise SystemExit(f"the model stopped after {len(found.token_ids)} tokens")
+        print_start(begin + found.stats.first_token_seconds)
+
+
 if __name__ == "__main__":
-    engine = Ingot(sys.argv[1], int(sys.argv[2]))
     if "--start" in sys.argv:
-        report_start(engine)
+        report_start(sys.argv[1], int(sys.argv[2]))
     else:
+        engine = Ingot(sys.argv[1], int(sys.argv[2]))
         extra = {"ceiling": engine.ceiling, "bytes": engine.bytes_per_token}
         serve(engine, {**extra, "tokenizer": engine.tokenizer_seconds})

@@ -11,8 +11,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+
+TYPE_CHECKING = False  # as in typing, whose import takes longer than the rest of a start
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
+
+START_PROMPT, START_TOKENS = 8, 32
 
 
 class Engine(Protocol):
@@ -27,9 +33,10 @@ class Engine(Protocol):
 
 def resident_bytes() -> int:
     """Return the most memory that this process had resident (Linux)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     raise RuntimeError("no VmHWM in the process status")
 
 
@@ -56,13 +63,18 @@ def report_start(engine: Engine) -> None:
 
     The parent gives the time at which it started us; both clocks are the system's.
     """
-    begin = float(os.environ["INGOT_BENCHMARK_BEGIN"])
-    engine.feed(list(range(8)))
-    first = time.time() - begin
-    for token in range(31):
+    engine.feed(list(range(START_PROMPT)))
+    first = time.time()
+    for token in range(START_TOKENS - 1):
         engine.feed([token])
-    seconds = time.time() - begin
-    answer = {"first_s": first, "seconds": seconds, "resident_bytes": resident_bytes()}
+    print_start(first)
+
+
+def print_start(first: float) -> None:
+    """Print when the first token came and that the last one came now, since the parent's start."""
+    begin = float(os.environ["INGOT_BENCHMARK_BEGIN"])
+    seconds = {"first_s": first - begin, "seconds": time.time() - begin}
+    answer = {**seconds, "resident_bytes": resident_bytes()}
     print(json.dumps(answer), flush=True)
 
 

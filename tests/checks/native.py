@@ -40,7 +40,9 @@ def android_syntax() -> None:
     sources = [path for path in files(".c") if path.parts[0] == "native"]
     kept = [path for path in sources if not _is_x86(path)]
     for path in kept:
-        march = ["-march=armv8.2-a+dotprod"] if path.stem.endswith("__neon_dotprod") else []
+        level = path.stem.rpartition("__")[2]
+        features = {"neon_dotprod": "+dotprod", "neon_i8mm": "+dotprod+i8mm"}.get(level)
+        march = [f"-march=armv8.2-a{features}"] if features else []
         options = ["--target=aarch64-linux-android28", "-fsyntax-only", "-std=gnu11"]
         run([clang, *options, *march, "-isystem", str(sysroot), *INCLUDES, path])
 
@@ -86,7 +88,9 @@ def thread_sanitizer() -> None:
     """Sessions with several threads, and several at once, under TSan."""
     settings = ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DINGOT_BUILD_TESTS=ON"]
     build = build_native("tsan", [*settings, "-DINGOT_SANITIZE=thread"])
-    run([build / "session_driver", model_file()], {"TSAN_OPTIONS": "halt_on_error=1"})
+    options = {"TSAN_OPTIONS": "halt_on_error=1"}
+    run([build / "session_driver", model_file()], options)
+    run([build / "threads_driver"], options)
 
 
 def fuzz() -> None:

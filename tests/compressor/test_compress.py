@@ -185,7 +185,7 @@ def test_a_budget_mixes_formats(checkpoint: Path, texts: dict[str, Path], tmp_pa
     )
     report = make(folder, texts, tmp_path, recipe(tmp_path, mean_kl=9, p99_kl=90), bpw=6.0)
     assert 5.0 < report.bits_per_weight_body <= 6.0
-    assert "q8" in report.formats["body"] and "+" in report.formats["body"]
+    assert "q6" in report.formats["body"] and "+" in report.formats["body"]
     with pytest.raises(InvalidArgumentError, match=r"--bpw 2\.000 is below"):
         make(folder, texts, tmp_path, recipe(tmp_path), bpw=2.0)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["x.ingot"]

@@ -150,9 +150,9 @@ def test_damaged_checkpoints_are_refused(
     ("options", "status", "words"),
     [
         (["--preset", "quality"], 2, "'quality' is not built yet: it needs block-wise training"),
-        (["--preset", "tiny"], 2, "'tiny' is not built yet: it needs the 3-bit codebook"),
-        (["--format", "c3"], 2, "'c3' is reserved but not built yet"),
-        (["--head-format", "q6"], 2, "'q6' is reserved but not built yet"),
+        (["--preset", "tiny"], 2, "'tiny' is not built yet: it needs training for 3 bits"),
+        (["--format", "c9"], 2, "unknown format 'c9'"),
+        (["--head-format", "q2"], 2, "unknown format 'q2'"),
         (["--preset", "best"], 2, "unknown preset 'best'"),
         (["--format", "int4"], 2, "unknown format 'int4'"),
         (["--target", "toaster"], 2, "unknown target 'toaster'"),

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from ingot.container import Container
-from ingot.format import Dtype
+from ingot.format import AttentionParameters, Dtype
 from ingot.reference import ReferenceSession, linear, prepare
 from ingot_compressor.execute import TensorStore, execute, quantize_activation
 from ingot_compressor.importers import import_checkpoint
-from ingot_compressor.ir import Program, Tensor, Weight
+from ingot_compressor.ir import Operation, Program, Tensor, Weight
 from ingot_compressor.numerics import Encoding, quantize_matrix
 from ingot_compressor.passes.emit import emit
 from ingot_compressor.passes.fuse import fuse
@@ -69,6 +69,31 @@ def test_numpy_equals_pytorch(case: str, dtype: Dtype, group: int, tmp_path: Pat
     # position, and through the keys a little of those behind it; it must stay the exception.
     assert np.median(rounded) < TOLERANCE
     assert rounded.max() < 0.2 * np.abs(exact - np.vstack(chunks)).max() + TOLERANCE
+
+
+@pytest.mark.parametrize(("window", "sinks"), [(1, 0), (4, 0), (4, 2), (3, 9), (30, 1)])
+def test_windows_are_the_same_in_numpy_and_pytorch(window: int, sinks: int, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "source", CASES["llama_tied_shared_heads"])
+    program = in_format(fuse(import_checkpoint(checkpoint).program), Dtype.F16, 32)
+    full = torch_logits(program, TOKENS, quantized=False)
+    program = replace(
+        program, operations=tuple(narrowed(o, window, sinks) for o in program.operations)
+    )
+    emit(program, tmp_path / "model.ingot", b"{}", {}, {})
+    with Container(tmp_path / "model.ingot") as container:
+        session = ReferenceSession(container, exact=True)
+        found = np.concatenate([session.eval(TOKENS[:5], 5), session.eval(TOKENS[5:], 7)])
+    expected = torch_logits(program, TOKENS, quantized=False)
+    assert np.abs(found[:, : expected.shape[1]] - expected).max() < TOLERANCE
+    if window + sinks < len(TOKENS):
+        assert np.abs(full[-1] - expected[-1]).max() > 1e-3
+
+
+def narrowed(operation: Operation, window: int, sinks: int) -> Operation:
+    """Return an operation, its attention with a window."""
+    if not isinstance(operation.parameters, AttentionParameters):
+        return operation
+    return replace(operation, parameters=replace(operation.parameters, window=window, sinks=sinks))
 
 
 @pytest.mark.parametrize(("dtype", "group"), FORMATS[1:], ids=lambda v: str(int(v)))

@@ -140,13 +140,14 @@ def test_mix_keeps_its_budget_and_uses_it(tmp_path: Path) -> None:
     values = {**LLAMA, "hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
     program = fuse(import_checkpoint(write_checkpoint(tmp_path / "m", values)).program)
     found = {}
-    for bits in (5.0, 6.5, 9.0):
+    for bits in (3.0, 5.0, 6.5, 9.0):
         encodings = assign_for_budget(program, CHOICES, bits, NO_STATISTICS)
         sizes = measure_sizes(program, encodings)
         assert bits - 1.2 < sizes.bits_per_weight_body <= bits
         assert encodings[program.head()] == Q8
         found[bits] = {encodings[name].dtype for name in body_names(program)}
-    assert found[9.0] == {Dtype.Q8} and len(found[6.5]) > 1
+    assert found[9.0] == {Dtype.Q8} and found[6.5] == {Dtype.Q6}
+    assert found[5.0] == {Dtype.C4, Dtype.C5} and found[3.0] == {Dtype.C2, Dtype.C3}
 
 
 def test_statistics_are_mean_squares_of_the_inputs(untied: Program) -> None:
@@ -201,15 +202,13 @@ def test_spool_gives_back_the_same_codes(tmp_path: Path) -> None:
         Spool(tmp_path / "absent")
 
 
-def test_formats_that_are_not_built_are_named() -> None:
-    assert format_named("c4") is Dtype.C4
-    with pytest.raises(NotBuiltError, match="'c3' is reserved but not built"):
-        format_named("c3")
+def test_formats_are_named_and_unknown_ones_refused() -> None:
+    assert format_named("c4") is Dtype.C4 and format_named("q4z") is Dtype.Q4Z
     with pytest.raises(InvalidArgumentError, match="unknown format 'iq4'; expected one of f16"):
         format_named("iq4")
 
 
-@pytest.mark.parametrize(("name", "method"), [("quality", "AutoRound"), ("tiny", "c3")])
+@pytest.mark.parametrize(("name", "method"), [("quality", "AutoRound"), ("tiny", "3 bits")])
 def test_presets_without_a_method_are_not_aliases(name: str, method: str) -> None:
     with pytest.raises(NotBuiltError, match=f"'{name}' is not built yet.*{method}"):
         load_recipe(name)

@@ -27,6 +27,6 @@ def test_greedy_text_of_stories_is_the_expected_one(
     with Model(file) as model:
         for prompt in prompts:
             known = expected[prompt]
-            with model.session() as session:
+            with model.session(kv="f16") as session:
                 found = session.generate(known["prompt_ids"], max_tokens=TOKENS)
             assert list(found.token_ids) == known["greedy_ids"][:TOKENS], prompt

@@ -70,7 +70,7 @@ def test_the_c_program_gives_the_tokens_of_the_python_api(
         pytest.skip("no C compiler")
     with Model(lantern) as model, model.session() as session:
         expected = session.generate("It was a dark and stormy night, and", max_tokens=24)
-    folder = native().path.parent
+    folder = Path(native().path).parent
     source, program = repo_root / "examples/c_embed/stream.c", tmp_path / "stream"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
     include = ["-I", repo_root / "native/include"]

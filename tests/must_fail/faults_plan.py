@@ -76,7 +76,7 @@ def required_faults() -> Iterator[Fault]:
         "dtype_t2": RequiredRecord(Opcode.LINEAR, 0, Dtype.T2, 0, 1),
         "dtype_of_add": RequiredRecord(Opcode.ADD, 0, Dtype.Q8, 1, 1),
         "scale_kind": RequiredRecord(Opcode.LINEAR, 0, Dtype.C4, 1, 1),
-        "layout": RequiredRecord(Opcode.EMBED, 0, Dtype.Q8, 1, 2),
+        "layout": RequiredRecord(Opcode.EMBED, 0, Dtype.Q8, 1, 3),
         "scale_of_none": RequiredRecord(Opcode.ADD, 0, 0, 1, 0),
         "layout_of_none": RequiredRecord(Opcode.ADD, 0, 0, 0, 1),
     }

@@ -194,7 +194,7 @@ def value_faults() -> Iterator[Fault]:
         for number in values:
             name = f"rope_{field}_{number}"
             yield edit(name, rule, _parameters(Opcode.ROPE, **{field: number}))
-    attention = {"heads": (0, 3, 65538), "kv_heads": (0, 3), "head_size": (0, 1025), "window": (1,)}
+    attention = {"heads": (0, 3, 65538), "kv_heads": (0, 3), "head_size": (0, 1025)}
     attention |= {"sinks": (1,), "reserved": (1,)}
     for field, values in attention.items():
         for number in values:

@@ -119,7 +119,7 @@ def kind_faults() -> Iterator[Fault]:
     yield edit("state_kind_ring", rule, _set(STATE, state_kind=2))
     yield edit("state_kind_of_weight", rule, _set(WEIGHT, state_kind=1))
     rule = Rule.TENSOR_DTYPE
-    for dtype in (0, Dtype.F32, Dtype.Q6, Dtype.C5, Dtype.Q4Z, Dtype.C3, Dtype.C2, Dtype.T2, 255):
+    for dtype in (0, Dtype.F32, Dtype.T2 + 1, 255):
         yield edit(f"weight_dtype_{int(dtype)}", rule, _set(WEIGHT, dtype=dtype))
     yield edit("constant_dtype", rule, _set(CONSTANT, dtype=Dtype.F16))
     yield edit("activation_dtype", rule, _set(ACTIVATION, dtype=Dtype.F16))
@@ -132,10 +132,9 @@ def kind_faults() -> Iterator[Fault]:
     yield edit("scale_kind_f16", rule, _set("ffn.down.weight", scale_kind=1))
     rule = Rule.TENSOR_LAYOUT
     yield edit("layout_plain", rule, _set(WEIGHT, layout=Layout.PLAIN))
-    yield edit("layout_reserved", rule, _set(WEIGHT, layout=Layout.T16_K8))
+    yield edit("layout_unknown", rule, _set(WEIGHT, layout=Layout.T16_K8 + 1))
     yield edit("layout_of_constant", rule, _set(CONSTANT, layout=Layout.T16))
     yield edit("layout_of_state", rule, _set(STATE, layout=Layout.T16))
-    yield edit("sparsity_reserved", Rule.TENSOR_SPARSITY, _set(WEIGHT, sparsity=1))
     yield edit("sparsity_unknown", Rule.TENSOR_SPARSITY, _set(ACTIVATION, sparsity=7))
 
 

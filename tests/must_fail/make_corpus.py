@@ -20,6 +20,7 @@ from tests.must_fail.fault import Fault
 from tests.must_fail.faults_header import header_faults, section_faults, truncation_faults
 from tests.must_fail.faults_plan import plan_faults, required_faults
 from tests.must_fail.faults_program import program_faults
+from tests.must_fail.faults_sparse import format_faults, format_variants, sparse_faults
 from tests.must_fail.faults_tensors import tensor_faults
 from tests.must_fail.image import Image, Part
 from tests.must_fail.tiny_file import contents
@@ -39,6 +40,8 @@ def faults(valid: bytes) -> Iterator[Fault]:
     yield from section_faults()
     yield from truncation_faults(valid)
     yield from tensor_faults()
+    yield from sparse_faults()
+    yield from format_faults()
     yield from program_faults()
     yield from required_faults()
     yield from plan_faults()
@@ -58,6 +61,7 @@ def variants(valid: bytes) -> Iterator[tuple[str, bytes]]:
         "no_peaks": _no_peaks,
         "unicode_names": _unicode_names,
         "table_first_gap": lambda image: image.part(Section.TENSORS).overrides.clear(),
+        **format_variants(),
     }
     for name, action in actions.items():
         image = Image(valid)

@@ -80,15 +80,18 @@ static void check_digests(void) {
 
 /* One line per format, group and k: what the layout says; the caller compares with Python. */
 static void print_sizes(void) {
-    static const uint32_t FORMATS[][2] = {{INGOT_DTYPE_F16, 0}, {INGOT_DTYPE_Q8, 32},  {INGOT_DTYPE_Q4, 32},
-                                          {INGOT_DTYPE_Q4, 64}, {INGOT_DTYPE_Q4, 128}, {INGOT_DTYPE_C4, 32}};
+    static const uint32_t FORMATS[][2] = {{INGOT_DTYPE_F16, 0},  {INGOT_DTYPE_Q8, 32},   {INGOT_DTYPE_Q4, 32},
+                                          {INGOT_DTYPE_Q4, 64},  {INGOT_DTYPE_Q4, 128},  {INGOT_DTYPE_C4, 32},
+                                          {INGOT_DTYPE_Q6, 32},  {INGOT_DTYPE_C5, 32},   {INGOT_DTYPE_Q4Z, 32},
+                                          {INGOT_DTYPE_Q4Z, 64}, {INGOT_DTYPE_Q4Z, 128}, {INGOT_DTYPE_C3, 32},
+                                          {INGOT_DTYPE_C2, 32},  {INGOT_DTYPE_T2, 0}};
     for (size_t f = 0; f < sizeof FORMATS / sizeof FORMATS[0]; f++) {
         for (uint64_t k = 1; k < 700; k += 7) {
             printf("%u %u %u %llu\n", FORMATS[f][0], FORMATS[f][1], (unsigned)k,
                    (unsigned long long)ingot_packed_bytes(FORMATS[f][0], k + 3, k, FORMATS[f][1]));
         }
     }
-    EXPECT(ingot_tile_bytes(INGOT_DTYPE_Q8, 0, 32) == 0 && ingot_tile_bytes(INGOT_DTYPE_Q6, 32, 32) == 0);
+    EXPECT(ingot_tile_bytes(INGOT_DTYPE_Q8, 0, 32) == 0 && ingot_tile_bytes(INGOT_DTYPE_Q6, 32, 64) == 0);
     EXPECT(ingot_tile_bytes(INGOT_DTYPE_Q4, 32, 48) == 0 && ingot_tile_bytes(INGOT_DTYPE_C4, UINT64_MAX, 32) == 0);
     EXPECT(ingot_packed_bytes(INGOT_DTYPE_C4, UINT64_MAX, 32, 32) == 0);
 }

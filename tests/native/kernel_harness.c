@@ -14,7 +14,7 @@
 #include "kernels/cpu.h"
 
 static const suite *const suites[] = {&linear_suite, &rows_suite};
-enum { SUITES = sizeof suites / sizeof *suites, LEVELS = 6 };
+enum { SUITES = sizeof suites / sizeof *suites, LEVELS = 7 };
 
 bool harness_wants(const harness *h, const char *kernel) {
     return h->filter == NULL || strstr(kernel, h->filter) != NULL;

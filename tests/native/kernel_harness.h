@@ -113,6 +113,12 @@ void linear_case_destroy(linear_case *c);
 const char *linear_case_run(linear_case *c, ingot_linear_fn kernel);
 
 void linear_bench(harness *h);
+/* Reads all bytes, a multiple of 64, as fast as this core can. */
+uint64_t harness_read(const uint8_t *bytes, size_t size);
+/* Cycles per second, by a chain of additions. */
+double harness_clock(void);
+/* int8 operations per second (two per product) of a loop of a level's dot product on registers; 0: not known. */
+double harness_dot_peak(uint32_t isa);
 
 typedef struct broken_kernel {
     const char *fault;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Speed of the linear kernels: decode (m = 1, weights from memory) next to a streaming read of the same bytes, and
- * prefill (m = 128, weights from cache) in integer or float operations. */
+/* Speed of the linear kernels: decode (m = 1, weights from memory) next to a streaming read of the same bytes; cycles per
+ * weight with weights from the cache; prefill (m = 128) in integer or float operations, next to the peak of registers.
+ * A row "half" has every other superblock absent: its GB/s are of stored bytes, its cycles per weight of all. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,7 @@
 #include "ingot_format.h"
 #include "kernel_harness.h"
 
-enum { DEPTH = 2048, TOKENS = 128, PREFILL_TILES = 32, UNIT = 4 << 20, MOST_UNITS = 4096 };
+enum { DEPTH = 2048, TOKENS = 128, PREFILL_TILES = 32, UNIT = 4 << 20, MOST_UNITS = 4096, CACHED_TILES = 6 };
 
 static double now(void) {
     struct timespec t;
@@ -27,31 +28,22 @@ static void *aligned(size_t size) {
     return memory;
 }
 
-static uint64_t stream_read(const uint8_t *bytes, size_t size) {
-    const uint64_t *p = (const uint64_t *)(const void *)bytes;
-    uint64_t sum[8] = {0};
-    for (size_t i = 0; i < size / 64; i++, p += 8) {
-        __builtin_prefetch((const void *)((uintptr_t)p + 8192));
-        for (int j = 0; j < 8; j++) sum[j] += p[j];
-    }
-    return sum[0] + sum[1] + sum[2] + sum[3] + sum[4] + sum[5] + sum[6] + sum[7];
-}
-
 static int compare(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-/* The 20th percentile: other load on the machine only ever adds. */
-static double typical(double *seconds, size_t count) {
-    qsort(seconds, count, sizeof *seconds, compare);
-    return seconds[count / 5];
+/* The q-quantile; changes the order of `values`. */
+static double quantile(double *values, size_t count, double q) {
+    qsort(values, count, sizeof *values, compare);
+    return values[(size_t)(q * (double)(count - 1))];
 }
 
 typedef struct bench {
     ingot_linear_args args;
     uint8_t *weights;
-    size_t size;
+    uint64_t *offsets; /* of the tiles; args has them where tiles are sparse */
+    uint32_t tiles;
 } bench;
 
 static void pack_panels(bench *b) {
@@ -70,11 +62,38 @@ static void pack_panels(bench *b) {
     b->args.panels = panels;
 }
 
-static bench prepare(const harness *h, uint32_t dtype, uint32_t group) {
+static bool keeps_even(uint32_t superblock, uint32_t of, void *argument) {
+    (void)of;
+    (void)argument;
+    return superblock % 2 == 0;
+}
+
+/* Rewrites the tiles in place, each without its odd superblocks. */
+static void thin_tiles(bench *b, uint32_t dtype, uint32_t group) {
+    const linear_shape shape = {.dtype = dtype, .k = DEPTH, .group = group};
+    const size_t tile_bytes = b->args.tile_bytes;
+    uint8_t *tile = aligned(tile_bytes), *thin = aligned(tile_bytes + 4096);
+    uint64_t at = 0;
+    for (uint32_t t = 0; t < b->tiles; t++) {
+        memcpy(tile, b->weights + t * tile_bytes, tile_bytes);
+        const size_t size = linear_tile_thin(&shape, tile, keeps_even, NULL, thin);
+        memcpy(b->weights + at, thin, size);
+        b->offsets[t] = at;
+        at += size;
+    }
+    b->offsets[b->tiles] = at;
+    b->args.tile_offsets = b->offsets;
+    free(tile);
+    free(thin);
+}
+
+static bench prepare(const harness *h, uint32_t dtype, uint32_t group, bool half) {
     rng r = {1};
     const size_t tile_bytes = linear_tile_size(dtype, DEPTH, group),
                  size = (size_t)h->bench_bytes / tile_bytes * tile_bytes;
-    bench b = {.size = size, .weights = aligned(size)};
+    bench b = {.weights = aligned(size), .tiles = (uint32_t)(size / tile_bytes)};
+    b.offsets = aligned((b.tiles + 1) * sizeof *b.offsets);
+    for (uint32_t t = 0; t <= b.tiles; t++) b.offsets[t] = t * tile_bytes;
     int8_t *a = aligned(TOKENS * DEPTH), *codebook = aligned(32);
     float *x = aligned(TOKENS * DEPTH * sizeof(float)), *a_scale = aligned(TOKENS * DEPTH / 32 * sizeof(float));
     int32_t *a_sum = aligned(TOKENS * DEPTH / 32 * sizeof(int32_t));
@@ -111,6 +130,7 @@ static bench prepare(const harness *h, uint32_t dtype, uint32_t group) {
         .out_stride = 16 * PREFILL_TILES,
     };
     pack_panels(&b);
+    if (half) thin_tiles(&b, dtype, group);
     return b;
 }
 
@@ -122,78 +142,105 @@ static void release(bench *b) {
     free((void *)(uintptr_t)b->args.x);
     free((void *)(uintptr_t)b->args.panels);
     free(b->args.out);
+    free(b->offsets);
     free(b->weights);
 }
 
+typedef struct speed {
+    double kernel, stream; /* bytes per second */
+    double fraction; /* median of neighbours */
+} speed;
+
 /* Units alternate between kernel and read, half the working set apart, so that neither finds them in cache. */
-static void measure_decode(bench *b, ingot_linear_fn run, double *kernel, double *stream) {
-    static double kernel_seconds[MOST_UNITS], stream_seconds[MOST_UNITS];
+static speed measure_decode(const bench *b, ingot_linear_fn run) {
+    static double kernel[MOST_UNITS], stream[MOST_UNITS], ratio[MOST_UNITS];
     ingot_linear_args args = b->args;
-    const uint32_t tiles = (uint32_t)(UNIT / args.tile_bytes), units = (uint32_t)(b->size / args.tile_bytes / tiles);
-    const size_t bytes = tiles * args.tile_bytes;
+    const uint64_t unit = b->offsets[b->tiles] / b->tiles;
+    const uint32_t tiles = (uint32_t)(UNIT / unit), units = b->tiles / tiles;
     static volatile uint64_t sink;
     uint32_t count = 0;
     args.m = 1;
     args.panels = NULL;
-    for (uint32_t pass = 0; pass < 3 && count < MOST_UNITS - units; pass++) {
+    for (uint32_t pass = 0; pass < 4 && count < MOST_UNITS - units; pass++) {
         for (uint32_t u = 0; u < units; u++, count++) {
             args.tile_begin = u * tiles;
             args.tile_end = args.tile_begin + tiles;
+            const double bytes = (double)(b->offsets[args.tile_end] - b->offsets[args.tile_begin]);
             double start = now();
             run(&args);
-            kernel_seconds[count] = now() - start;
-            const uint32_t other = (u + units / 2) % units;
+            kernel[count] = bytes / (now() - start);
+            const uint32_t other = (u + units / 2) % units * tiles;
+            const uint64_t read = b->offsets[other + tiles] - b->offsets[other];
             start = now();
-            sink += stream_read(b->weights + other * bytes, bytes);
-            stream_seconds[count] = now() - start;
+            sink += harness_read(b->weights + b->offsets[other], read);
+            stream[count] = (double)read / (now() - start);
+            ratio[count] = kernel[count] / stream[count];
         }
     }
-    *kernel = (double)bytes / typical(kernel_seconds, count);
-    *stream = (double)bytes / typical(stream_seconds, count);
+    return (speed){quantile(kernel, count, 0.8), quantile(stream, count, 0.8), quantile(ratio, count, 0.5)};
+}
+
+/* The best of repeated calls, in seconds. */
+static double best_time(const ingot_linear_args *args, ingot_linear_fn run, double patience) {
+    double best = 1e9;
+    const double limit = now() + patience;
+    for (int i = 0; i < 3 || now() < limit; i++) {
+        const double start = now();
+        run(args);
+        const double seconds = now() - start;
+        best = seconds < best ? seconds : best;
+    }
+    return best;
 }
 
 /* Operations per second: two per weight and token. */
-static double measure_prefill(bench *b, ingot_linear_fn run, uint32_t tokens, uint32_t tiles) {
+static double measure_prefill(const bench *b, ingot_linear_fn run, uint32_t tokens, uint32_t tiles) {
     ingot_linear_args args = b->args;
     args.m = tokens;
     if (tokens < INGOT_PANEL_FROM) args.panels = NULL;
     args.tile_end = tiles;
-    double best = 1e9;
-    const double limit = now() + 0.4;
-    for (int i = 0; i < 3 || now() < limit; i++) {
-        const double start = now();
-        run(&args);
-        const double seconds = now() - start;
-        best = seconds < best ? seconds : best;
-    }
-    return 2.0 * 16 * (double)tiles * (double)DEPTH * tokens / best;
+    return 2.0 * 16 * (double)tiles * (double)DEPTH * tokens / best_time(&args, run, 0.15);
 }
 
-static void bench_kernel(const harness *h, const ingot_kernel *kernel, uint32_t group) {
-    bench b = prepare(h, kernel->dtype, group);
+/* Seconds per weight of decode from the second-level cache. */
+static double measure_cached(const bench *b, ingot_linear_fn run) {
+    ingot_linear_args args = b->args;
+    args.m = 1;
+    args.panels = NULL;
+    args.tile_end = CACHED_TILES;
+    return best_time(&args, run, 0.05) / (16.0 * CACHED_TILES * DEPTH);
+}
+
+static void bench_kernel(const harness *h, const ingot_kernel *kernel, uint32_t group, bool half) {
+    bench b = prepare(h, kernel->dtype, group, half);
     const ingot_linear_fn run = (ingot_linear_fn)kernel->run;
-    const bool is_ref = kernel->isa == INGOT_ISA_REF;
-    double decode = 0, stream = 0;
-    if (!is_ref) measure_decode(&b, run, &decode, &stream);
-    const double prefill = is_ref ? measure_prefill(&b, run, 4, 1) : measure_prefill(&b, run, TOKENS, PREFILL_TILES);
-    const double four = is_ref ? prefill : measure_prefill(&b, run, 4, PREFILL_TILES);
     const ingot_kernel *ref = kernel;
     while (ref->isa != INGOT_ISA_REF || ref->dtype != kernel->dtype) ref++;
     const double slow = measure_prefill(&b, (ingot_linear_fn)ref->run, 4, 1);
-    printf("%-32s %5u %8.1f %8.1f %5.0f%% %9.1f %9.1f %8.1fx\n", kernel->name, group, decode * 1e-9, stream * 1e-9,
-           stream > 0 ? 100 * decode / stream : 0.0, four * 1e-9, prefill * 1e-9, prefill / slow);
+    const double clock = harness_clock();
+    const speed s = measure_decode(&b, run);
+    const double cycles = measure_cached(&b, run) * clock, peak = harness_dot_peak(kernel->isa);
+    const double four = half ? 0 : measure_prefill(&b, run, 4, PREFILL_TILES);
+    const double many = half ? 0 : measure_prefill(&b, run, TOKENS, PREFILL_TILES);
+    const bool integers = peak > 0 && kernel->dtype != INGOT_DTYPE_F16;
+    printf("%-30s %5u %-5s %8.1f %8.1f %5.0f%% %8.4f %8.1f %8.1f %5.0f%% %8.1fx\n", kernel->name, group,
+           half ? "half" : "all", s.kernel * 1e-9, s.stream * 1e-9, 100 * s.fraction, cycles, four * 1e-9, many * 1e-9,
+           integers ? 100 * many / peak : 0.0, many / slow);
     fflush(stdout);
     release(&b);
 }
 
 void linear_bench(harness *h) {
     const ingot_kernel *kernel;
-    printf("%-32s %5s %8s %8s %6s %9s %9s %9s\n", "kernel", "group", "decode", "read", "", "m=4", "m=128", "vs ref");
-    printf("%-32s %5s %8s %8s %6s %9s %9s\n", "", "", "GB/s", "GB/s", "", "GOPS", "GOPS");
+    printf("clock %.2f GHz\n", harness_clock() * 1e-9);
+    printf("%-30s %5s %-5s %8s %8s %6s %8s %8s %8s %6s %9s\n", "kernel", "group", "tiles", "decode", "read", "of it",
+           "cycles/w", "m=4", "m=128", "peak", "vs ref");
     for (uint32_t i = 0; (kernel = ingot_kernel_at(i)) != NULL; i++) {
         if (kernel->op != INGOT_KERNEL_OP_linear || (kernel->isa & ingot_cpu_mask()) == 0) continue;
-        if (!harness_wants(h, kernel->name)) continue;
-        bench_kernel(h, kernel, kernel->dtype == INGOT_DTYPE_F16 ? 0 : 32);
-        if (kernel->dtype == INGOT_DTYPE_Q4) bench_kernel(h, kernel, 128);
+        if (!harness_wants(h, kernel->name) || kernel->isa == INGOT_ISA_REF) continue;
+        const uint32_t group = kernel->dtype == INGOT_DTYPE_F16 ? 0 : 32;
+        bench_kernel(h, kernel, group, false);
+        bench_kernel(h, kernel, group, true);
+        if (linear_has_groups(kernel->dtype)) bench_kernel(h, kernel, 128, false);
     }
 }

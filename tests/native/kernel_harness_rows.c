@@ -1,51 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The suite of the row kernels: attention, quantize, rms_norm and gate of each level against the reference set. */
+/* The suite of the row kernels, of each level against the reference set: attention (kernel_harness_attention.c),
+ * quantize, rms_norm, gate. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "ingot.h"
-#include "kernel_harness.h"
+#include "kernel_harness_rows.h"
 #include "kernels/cpu.h"
 
-enum { MOST_INPUTS = 4, MOST_OUTPUTS = 3, FAMILIES = 4, CASES = 240, QUICK_CASES = 60 };
+enum { FAMILIES = 9, CASES = 240, QUICK_CASES = 60 };
 
-/* One call: its inputs between guard pages, the sizes of its outputs, how to make it. */
-typedef struct row_case {
-    void (*call)(const struct row_case *c, const ingot_row_kernels *set, const guarded *out);
-    guarded in[MOST_INPUTS];
-    size_t out_bytes[MOST_OUTPUTS];
-    uint32_t n, padded, option; /* of the op */
-    float number;
-    ingot_attention_args attention;
-    char shape[100];
-} row_case;
-
-static float *floats(const guarded *g) { return (float *)(void *)g->data; }
-
-static guarded random_floats(rng *r, size_t count, float largest, size_t alignment) {
+guarded random_floats(rng *r, size_t count, float largest, size_t alignment) {
     guarded g = guarded_create(count * sizeof(float), alignment, rng_below(r, 2));
     for (size_t i = 0; i < count; i++) floats(&g)[i] = rng_uniform(r, -largest, largest);
     return g;
 }
 
-static guarded random_halves(rng *r, size_t count) {
-    guarded g = guarded_create(count * sizeof(uint16_t), 64, rng_below(r, 2));
-    for (size_t i = 0; i < count; i++) { /* magnitudes 2^-10 to 2^3 */
-        const uint16_t half = (uint16_t)(rng_below(r, 2) << 15 | (5 + rng_below(r, 13)) << 10 | rng_below(r, 1024));
-        memcpy(g.data + 2 * i, &half, sizeof half);
-    }
-    return g;
-}
-
 /* 1 to about 300, half of them next to a multiple of `step`: where registers and blocks end. */
-static uint32_t random_count(rng *r, uint32_t step) {
+uint32_t random_count(rng *r, uint32_t step) {
     if (rng_below(r, 2)) return 1 + rng_below(r, 300);
     const uint32_t edge = step * (1 + rng_below(r, 300 / step));
     return edge - 1 + rng_below(r, 3);
 }
 
-static float random_size(rng *r) {
+float random_size(rng *r) {
     static const float sizes[] = {0.0f, 1e-38f, 1e-31f, 1e-3f, 1.0f, 1e4f, 1e18f};
     return sizes[rng_below(r, sizeof sizes / sizeof *sizes)];
 }
@@ -61,7 +40,7 @@ static void fill_ties(rng *r, const guarded *g, uint32_t count) {
     for (uint32_t i = 0; i < count; i += 32) floats(g)[i] = rng_below(r, 2) ? 127.0f : -127.0f;
 }
 
-static void fill_no_numbers(rng *r, const guarded *g, uint32_t count) {
+void fill_no_numbers(rng *r, const guarded *g, uint32_t count) {
     for (uint32_t i = 0; i < count; i += 1 + rng_below(r, 40)) floats(g)[i] = rng_below(r, 4) ? NAN : -INFINITY;
 }
 
@@ -103,42 +82,6 @@ static row_case gate_case(rng *r) {
     if (rng_below(r, 2)) c.in[1] = random_floats(r, 16, 2.0f, 4);
     c.out_bytes[0] = 16 * sizeof(float);
     snprintf(c.shape, sizeof c.shape, "activation %u, %s up", c.option, c.in[1].data != NULL ? "with" : "without");
-    return c;
-}
-
-static void call_attention(const row_case *c, const ingot_row_kernels *set, const guarded *out) {
-    ingot_attention_args args = c->attention;
-    args.out = floats(&out[0]);
-    args.scratch = floats(&out[1]);
-    set->attention(&args);
-    memset(out[1].data, 0, out[1].size); /* what is left in the scratch is free */
-}
-
-static row_case attention_case(rng *r) {
-    static const uint32_t head_sizes[] = {8, 16, 24, 32, 48, 64, 80, 128};
-    const uint32_t d = head_sizes[rng_below(r, 8)], padded = (d + 15) / 16 * 16, group = 1 + rng_below(r, 4);
-    const uint32_t tokens = 1 + rng_below(r, 6), before = random_count(r, 64) - 1,
-                   capacity = (before + tokens + 63) / 64 * 64;
-    row_case c = {.call = call_attention};
-    ingot_attention_args *a = &c.attention;
-    *a = (ingot_attention_args){.head_size = d, .head_padded = padded, .scale = 0.125f, .rows = tokens * group};
-    a->group = group;
-    a->first_last = before;
-    a->q_stride = group * d + rng_below(r, 3) * 16;
-    a->out_stride = group * d + rng_below(r, 3) * 16;
-    c.in[0] = random_halves(r, (size_t)capacity * d);
-    c.in[1] = random_halves(r, (size_t)capacity * padded);
-    if (rng_below(r, 4) == 0) { /* nothing before the last token may notice */
-        for (uint32_t i = 0; i < d; i++)
-            memcpy(c.in[1].data + 2 * ((size_t)(before + tokens - 1) * padded + i), "\0\x7c", 2);
-    }
-    c.in[2] = random_floats(r, (tokens - 1) * a->q_stride + group * d, rng_below(r, 4) ? 1.0f : 40.0f, 4);
-    a->keys = (const uint16_t *)(const void *)c.in[0].data;
-    a->values = (const uint16_t *)(const void *)c.in[1].data;
-    a->q = floats(&c.in[2]);
-    c.out_bytes[0] = ((tokens - 1) * a->out_stride + group * d) * sizeof(float);
-    c.out_bytes[1] = (size_t)INGOT_ATTENTION_MAX_TILE * (INGOT_ATTENTION_BLOCK + padded + 16) * sizeof(float);
-    snprintf(c.shape, sizeof c.shape, "d %u, %u tokens x %u heads, first sees %u", d, tokens, group, before + 1);
     return c;
 }
 
@@ -198,7 +141,12 @@ static const struct {
     const char *name;
     row_case (*make)(rng *r);
 } families[FAMILIES] = {
-    {"attention_f16_f32", attention_case},
+    {"attention_f16_f32", attention_f16_case},
+    {"attention_kv8_f32", attention_kv8_case},
+    {"attention_k8v4_f32", attention_k8v4_case},
+    {"append_f16_f32", append_f16_case},
+    {"append_kv8_f32", append_kv8_case},
+    {"append_k8v4_f32", append_k8v4_case},
     {"quantize_f32_a8", quantize_case},
     {"rms_norm_f32_f32", rms_norm_case},
     {"gate_f32_f32", gate_case},

@@ -24,6 +24,6 @@ def test_core_facts(repo_root: Path, tmp_path: Path) -> None:
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     lines = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert len(lines) == 600
+    assert len(lines) == 1400
     for dtype, group, k, size in lines:
         assert size == packed_bytes(dtype, k + 3, k, group), (dtype, group, k)

@@ -29,7 +29,11 @@ from tests.native.kernel_oracle import (
 )
 
 X86 = {"ref", "avx2", "avxvnni", "avx512vnni"}
-LEVELS = X86 if platform.machine() in ("x86_64", "AMD64") else {"ref", "neon", "neon_dotprod"}
+LEVELS = (
+    X86
+    if platform.machine() in ("x86_64", "AMD64")
+    else {"ref", "neon", "neon_dotprod", "neon_i8mm"}
+)
 INVALID_ARGUMENT, HARDWARE = 1, 60
 GROUPS = {Dtype.F16: (0,), Dtype.Q4: (32, 64, 128), Dtype.Q4Z: (32, 64, 128)}
 CASES = [(dtype, group) for dtype in GEOMETRIES for group in GROUPS.get(dtype, (32,))]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-FORMATS = ("q8", "q6", "c5", "q4", "q4z", "c4", "c3", "c2", "t2", "f16", "f32")
+FORMATS = ("kv8", "k8v4", "q8", "q6", "c5", "q4", "q4z", "c4", "c3", "c2", "t2", "f16", "f32")
 ACTIVATIONS = ("a8", "f16", "f32")
 ISAS = ("ref", "avx2", "avxvnni", "avx512vnni", "neon", "neon_dotprod", "neon_i8mm", "sve2")
 STEM = re.compile(

@@ -94,6 +94,25 @@ class FakeLibrary:
             self._row[self.script[len(self.fed) - 1]] = 9.0
         return 0
 
+    def ingot_session_step(self, session: Any, tokens: list[int], *arguments: Any) -> int:
+        count, drafted, _, _, _, chosen, chosen_count = arguments
+        sure = count - drafted
+        status = self.ingot_session_eval(session, tokens[:sure], sure, 1)
+        if status:
+            return status
+        found = [self._next()]
+        for guess in tokens[sure:]:
+            if found[-1] != guess:
+                break
+            self.fed.append(guess)
+            found.append(self._next())
+        chosen[0 : len(found)] = found
+        chosen_count[0] = len(found)
+        return 0
+
+    def _next(self) -> int:
+        return self.script[len(self.fed) - 1] if len(self.fed) <= len(self.script) else 0
+
     def ingot_session_logits(self, session: Any, row: int) -> Any:
         return self.ffi.cast("float *", self._row.ctypes.data)
 
@@ -145,6 +164,7 @@ class FakeModel:
         self.native = Native(ffi, self.library, Path(sys.executable))
         self.handle = ffi.NULL
         self.chat = ChatSettings(eos_token_ids=(256,))
+        self.draft = None
         self.info = SimpleNamespace(
             context=context,
             chunk=chunk,

@@ -33,18 +33,11 @@ from ingot.format import (
     RopeStyle,
     Rows,
     ScalarParameters,
-    ScaleKind,
     StateKind,
     TensorRecord,
 )
-from ingot.packing import Quantized, pack, round_up
+from ingot.packing import WEIGHT_FORMATS, Quantized, pack, round_up
 
-SCALE_KINDS = {
-    Dtype.F16: ScaleKind.NONE,
-    Dtype.Q8: ScaleKind.F16_GROUP,
-    Dtype.Q4: ScaleKind.F16_GROUP,
-    Dtype.C4: ScaleKind.SUB8_ROW16,
-}
 CODEBOOK = np.array(
     [-127, -90, -70, -50, -35, -20, -9, 2, 12, 21, 33, 46, 61, 79, 101, 127], np.int8
 )
@@ -112,10 +105,10 @@ class ProgramBuilder:
             name_size=0,
             role=role,
             dtype=dtype,
-            scale_kind=SCALE_KINDS[dtype] if weight is not None else 0,
-            layout=Layout.PLAIN if weight is None else Layout.T16,
+            scale_kind=WEIGHT_FORMATS[dtype].scale_kind if weight is not None else 0,
+            layout=Layout.PLAIN if weight is None else weight.layout,
             rank=len(shape),
-            sparsity=0,
+            sparsity=int(weight is not None and weight.present.size > 0),
             state_kind=StateKind.APPEND if role == Role.STATE else StateKind.NONE,
             rows=rows,
             group=0 if weight is None else weight.group,
@@ -240,6 +233,7 @@ class EveryOp:
         self.b = ProgramBuilder()
         self.rng = np.random.default_rng(seed)
         self.dtype, self.group, self.change = dtype, group, change
+        self.window = self.sinks = 0
 
     def weight(self, name: str, n: int, k: int) -> str:
         return self.b.weight(name, random_weight(self.rng, self.dtype, self.group, n, k))
@@ -289,7 +283,9 @@ class EveryOp:
             self.b.state("k.state", KV_HEADS, HEAD),
             self.b.state("v.state", KV_HEADS, HEAD),
         )
-        parameters = AttentionParameters(HEADS, KV_HEADS, HEAD, 0, HEAD**-0.5, 0.0, 0)
+        parameters = AttentionParameters(
+            HEADS, KV_HEADS, HEAD, self.window, HEAD**-0.5, 0.0, self.sinks
+        )
         inputs = (*turned, "v", *states)
         mixed = self.one(Opcode.ATTENTION, inputs, "mixed", WIDE, parameters)
         inputs = (mixed, self.weight("o.weight", HIDDEN, WIDE), x)
@@ -331,9 +327,13 @@ def every_op(
     seed: int = 0,
     change: float = 0.0,
     style: RopeStyle = RopeStyle.HALF_SPLIT,
+    window: int = 0,
+    sinks: int = 0,
+    context: int = 64,
 ) -> Path:
     """Write a decoder that uses every op of version 0 with weights of one format."""
     model = EveryOp(dtype, group, seed, change)
+    model.window, model.sinks, model.b.context = window, sinks, context
     table, x = model.embed()
     model.query_key_value(x)
     x = model.attend(x, model.turn(style))

@@ -86,7 +86,17 @@ def test_run_prints_one_json_object(
     run: Run, stories: Path, expected_greedy: dict[str, Any]
 ) -> None:
     prompt = "Tom and Mia went to the park"
-    arguments = ["--max-tokens", "100", "--temperature", "0", "--seed", "3", "--json"]
+    arguments = [
+        "--max-tokens",
+        "100",
+        "--temperature",
+        "0",
+        "--seed",
+        "3",
+        "--json",
+        "--kv",
+        "f16",
+    ]
     status, out, errors = run("run", stories, "--prompt", prompt, *arguments)
     assert (status, errors) == (0, "")
     found = json.loads(out)

@@ -39,7 +39,7 @@ def test_greedy_text_is_the_expected_one(model: Model, expected_greedy: dict[str
     assert len(prompts) == 3
     for prompt in prompts:
         expected = expected_greedy[prompt]
-        with model.session(threads=1) as session:
+        with model.session(threads=1, kv="f16") as session:
             found = session.generate(prompt, max_tokens=len(expected["greedy_ids"]))
         assert list(found.prompt_token_ids) == expected["prompt_ids"]
         assert list(found.token_ids) == expected["greedy_ids"]
@@ -52,7 +52,7 @@ def test_logits_equal_the_numpy_reference_for_any_chunking(model: Model, stories
         expected = ReferenceSession(container).eval(tokens, len(tokens))
     found = []
     for chunk, rows in ((0, 1), (0, 32), (7, 7)):
-        with model.session(chunk=chunk, logits_rows=rows, threads=2) as session:
+        with model.session(chunk=chunk, logits_rows=rows, threads=2, kv="f16") as session:
             found.append(session.logits(tokens))
             assert session.token_count == len(tokens)
     for logits in found:
@@ -98,6 +98,15 @@ def test_what_a_model_says_of_itself(model: Model, stories: Path) -> None:
     assert row.shape == (2, 64) and np.isfinite(row).all() and row.any()
 
 
+def test_the_library_knows_every_section_by_its_name(model: Model, stories: Path) -> None:
+    with Container(stories) as container:
+        for kind in Section:
+            if kind is not Section.WEIGHTS:
+                assert model.section(kind) == bytes(container.section(kind))
+    with pytest.raises(InvalidArgumentError, match="no section is called 'weights'"):
+        model.section(Section.WEIGHTS)
+
+
 def _embedding(path: Path) -> int:
     with Container(path) as container:
         return next(i for i, name in enumerate(container.names) if "embed" in name)
@@ -122,7 +131,7 @@ def test_sessions_of_one_model_run_side_by_side(
     found: dict[str, str] = {}
 
     def answer(prompt: str) -> None:
-        with model.session(threads=1) as session:
+        with model.session(threads=1, kv="f16") as session:
             found[prompt] = session.generate(prompt, max_tokens=120).text
 
     threads = [threading.Thread(target=answer, args=(prompt,)) for prompt in prompts]

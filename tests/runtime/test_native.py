@@ -89,6 +89,31 @@ def test_import_is_fast_and_loads_neither_torch_nor_the_text_packages() -> None:
     assert min(float(took) for took, _ in runs) < 0.060
 
 
+def test_text_streams_without_numpy(stories: Path) -> None:
+    code = (
+        "import sys\nfrom ingot import Model\n"
+        f"with Model({str(stories)!r}) as model, model.session() as session:\n"
+        "    a = session.generate([1, 403], max_tokens=8)\n"
+        "    b = session.generate('Once', max_tokens=8, temperature=1.0, top_p=0.9, seed=1)\n"
+        "    assert len(a.token_ids) == 8 and a.text and b.text\n"
+        "    late = {'numpy', 'ingot.format'} & set(sys.modules)\n"
+        "    print(sorted(late), session.feed([1]).shape, 'numpy' in sys.modules)"
+    )
+    assert _python(code).strip() == "[] (512,) True"
+
+
+def test_token_ids_alone_load_little(stories: Path) -> None:
+    code = (
+        "import sys\nfrom ingot import Model, Options\n"
+        f"with Model({str(stories)!r}) as model, model.session() as session:\n"
+        "    found = session.begin([1, 403], Options(max_tokens=8, text=False)).result()\n"
+        "    assert len(found.token_ids) == 8 and found.text == ''\n"
+        "    late = {'dataclasses', 'typing', 'pathlib', 'hashlib', 'tokenizers', 'numpy'}\n"
+        "    print(sorted(late & set(sys.modules)))"
+    )
+    assert _python(code).strip() == "[]"
+
+
 def test_numpy_is_loaded_with_threads_that_sleep_and_the_environment_is_kept() -> None:
     # A module in NumPy's place notes what it would have been loaded with.
     code = (
@@ -96,7 +121,8 @@ def test_numpy_is_loaded_with_threads_that_sleep_and_the_environment_is_kept() -
         "class Finder:\n"
         "    def find_spec(self, module, path=None, target=None):\n"
         "        if module == 'numpy': seen.append(os.environ.get(name))\n"
-        "sys.meta_path.insert(0, Finder())\nimport ingot\nprint(seen, os.environ.get(name))"
+        "sys.meta_path.insert(0, Finder())\nimport ingot.reference\n"
+        "print(seen, os.environ.get(name))"
     )
     assert _python(code).strip() == "['4'] None"
     assert _python(code, OPENBLAS_THREAD_TIMEOUT="20").strip() == "['20'] 20"

@@ -100,7 +100,11 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_every_op_is_within_its_bound(file: Path) -> None:
     """Each op gets the native library's own inputs, so that errors do not add up."""
-    with Container(file) as container, Model(file) as model, model.session(threads=1) as session:
+    with (
+        Container(file) as container,
+        Model(file) as model,
+        model.session(threads=1, kv="f16") as session,
+    ):
 
         def read(instructions: int, tensor: int) -> F32:
             session.trace(TOKENS, instructions)
@@ -118,7 +122,7 @@ def test_logits_conform(file: Path) -> None:
     with Container(file) as container:
         vectors = conformance(container, [TOKENS, [1], [2, 4, 6]])
         expected = ReferenceSession(container).eval(TOKENS, len(TOKENS))
-    with Model(file) as model, model.session(logits_rows=len(TOKENS)) as session:
+    with Model(file) as model, model.session(logits_rows=len(TOKENS), kv="f16") as session:
 
         def evaluate(tokens: list[int]) -> F32:
             session.reset()

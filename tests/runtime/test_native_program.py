@@ -95,7 +95,7 @@ def test_a_cancelled_trace_says_so(tmp_path: Path) -> None:
     path = every_op(tmp_path / "m.ingot", Dtype.Q8, 32)
     with Model(path) as model, model.session(threads=2) as session:
         # Session.cancel does nothing while none runs; the library remembers.
-        native().lib.ingot_session_cancel(session._handle)
+        native().lib.ingot_session_cancel(session._passes.handle)
         with pytest.raises(CancelledError):
             session.trace([1, 2, 3], 20)
         session.trace([1, 2, 3], 20)

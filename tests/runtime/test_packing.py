@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype
 from ingot.packing import (
+    WEIGHT_DTYPES,
+    WEIGHT_FORMATS,
     Quantized,
     dequantize,
     pack,
@@ -24,62 +26,82 @@ from ingot.packing import (
     unpack,
     zero_code,
 )
+from tests.runtime.random_weights import make, same
 
-FORMATS = [
-    (Dtype.F16, 0),
-    (Dtype.Q8, 32),
-    (Dtype.Q4, 32),
-    (Dtype.Q4, 64),
-    (Dtype.Q4, 128),
-    (Dtype.C4, 32),
-]
-FIELDS = ("codes", "scales", "row_scales", "sub_scales", "shifts", "codebook")
+FORMATS = [(dtype, group) for dtype in WEIGHT_DTYPES for group in WEIGHT_FORMATS[dtype].groups]
 CODEBOOK = np.array(
     [-127, -90, -70, -50, -35, -20, -9, 2, 12, 21, 33, 46, 61, 79, 101, 127], np.int8
 )
-
-
-def make(dtype: Dtype, group: int, n: int, k: int, seed: int = 0) -> Quantized:
-    """Return a random weight in which every code and scale value may occur."""
-    rng = np.random.default_rng(seed)
-    groups = -(-k // group) if group else 0
-    scales = rng.normal(size=(n, groups)).astype(np.float16)
-    if dtype == Dtype.F16:
-        return Quantized(dtype, (n, k), 0, rng.normal(size=(n, k)).astype(np.float16))
-    if dtype == Dtype.Q8:
-        return Quantized(dtype, (n, k), 32, rng.integers(-128, 128, (n, k), np.int8), scales)
-    codes = rng.integers(0, 16, (n, k), np.uint8)
-    if dtype == Dtype.Q4:
-        return Quantized(dtype, (n, k), group, codes, scales)
-    return Quantized(
-        dtype,
-        (n, k),
-        32,
-        codes,
-        row_scales=rng.normal(size=n).astype(np.float16),
-        sub_scales=rng.integers(-64, 64, (n, groups), np.int8),
-        shifts=rng.integers(0, 2, (n, groups)).astype(np.bool_),
-        codebook=CODEBOOK,
-        delta=-5,
-    )
-
-
-def same(a: Quantized, b: Quantized) -> bool:
-    """Whether two weights agree in every field."""
-    arrays = all(np.array_equal(getattr(a, f), getattr(b, f)) for f in FIELDS)
-    return arrays and (a.dtype, a.shape, a.group, a.delta) == (b.dtype, b.shape, b.group, b.delta)
 
 
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 50), k=st.integers(1, 600), seed=st.integers(0, 9))
 def test_round_trip(dtype: Dtype, group: int, n: int, k: int, seed: int) -> None:
-    weight = make(dtype, group, n, k, seed)
+    for layout in WEIGHT_FORMATS[dtype].layouts:
+        weight = make(dtype, group, n, k, seed, layout)
+        data = pack(weight)
+        back = unpack(data, dtype, (n, k), group, weight.codebook, weight.delta, layout)
+        assert data.size == packed_bytes(dtype, n, k, group)
+        assert same(weight, back)
+        assert np.array_equal(pack(back), data)
+
+
+@pytest.mark.parametrize(("dtype", "group"), FORMATS)
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1, 50), k=st.integers(1, 900), seed=st.integers(0, 9))
+def test_sparse_round_trip(dtype: Dtype, group: int, n: int, k: int, seed: int) -> None:
+    weight = make(dtype, group, n, k, seed, sparse=True)
     data = pack(weight)
-    back = unpack(data, dtype, (n, k), group, weight.codebook, weight.delta)
-    assert data.size == packed_bytes(dtype, n, k, group)
-    assert same(weight, back)
+    back = unpack(data, dtype, (n, k), group, weight.codebook, weight.delta, sparse=True)
+    assert np.array_equal(back.present, weight.present)
+    assert np.array_equal(dequantize(back), dequantize(weight))
     assert np.array_equal(pack(back), data)
+
+
+@pytest.mark.parametrize("place", [0, 4, 6, 40, -1])
+def test_a_damaged_list_is_refused(place: int) -> None:
+    weight = make(Dtype.C4, 32, 32, 600, 1, sparse=True)
+    weight.present[:] = True
+    data = pack(weight).copy()
+    if place < 0:
+        data = data[:-64]
+    else:
+        data[place] ^= 0x80
+    with pytest.raises(InvalidArgumentError, match=r"superblocks|take"):
+        unpack(data, Dtype.C4, (32, 600), 32, weight.codebook, weight.delta, sparse=True)
+
+
+def test_golden_planes() -> None:
+    """One code of row 3 at k 77 of q6, c5, c3 and c2: block 2, quad 3, byte 1."""
+    at = {Dtype.Q6: 5, Dtype.C5: 5, Dtype.C3: 5, Dtype.C2: 3}
+    blocks = {dtype: 64 + 64 + 2 * 16 * 32 * WEIGHT_FORMATS[dtype].bits // 8 for dtype in at}
+    found = {}
+    for dtype in at:
+        weight = make(dtype, 32, 16, 128)
+        weight.codes[:] = 0
+        plain = pack(weight)
+        weight.codes[3, 77] = (1 << WEIGHT_FORMATS[dtype].bits) - 1
+        changed = pack(weight) ^ plain
+        places = np.flatnonzero(changed)
+        found[dtype] = [(int(p) - blocks[dtype], int(changed[p])) for p in places]
+    # Nibbles: chunk 1, high; pairs: chunk 0, bits 6 and 7; bits: bit 3; triples: B1 from bit 3.
+    nibble, byte = (64 + 4 * 3 + 1, 0xF0), 4 * 3 + 1
+    assert found[Dtype.Q6] == [nibble, (256 + byte, 0xC0)]
+    assert found[Dtype.C5] == [nibble, (256 + byte, 0x08)]
+    assert found[Dtype.C3] == [(64 + byte, 0x38)]
+    assert found[Dtype.C2] == [(byte, 0xC0)]
+
+
+def test_golden_last_triples() -> None:
+    """Quads 6 and 7 of c3 lie across the tops of three bytes."""
+    weight = make(Dtype.C3, 32, 16, 32)
+    weight.codes[:] = 0
+    plain = pack(weight)
+    weight.codes[0, 24], weight.codes[0, 28] = 0b110, 0b101
+    changed = pack(weight) ^ plain
+    places = {int(p) - 128: int(changed[p]) for p in np.flatnonzero(changed)}
+    assert places == {0: 0b10 << 6, 64: 0b01 << 6, 128: 1 << 6 | 1 << 7}
 
 
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)
@@ -231,19 +253,25 @@ def test_payload_counts_no_padding() -> None:
 def test_dequantize_by_formula(dtype: Dtype, group: int) -> None:
     weight = make(dtype, group, 3, 150, seed=3)
     values = dequantize(weight)
+    zero = {Dtype.Q6: 32, Dtype.Q4: 8, Dtype.T2: 1}.get(dtype, 0)
     for row in range(3):
         for j in range(150):
-            g = j // (group or 1)
+            g = j // (group or 150)
+            code = float(weight.codes[row, j])
+            if weight.codebook.size:
+                code = int(weight.codebook[weight.codes[row, j]]) - 5 * int(weight.shifts[row, g])
+            elif weight.zeros.size:
+                zero = int(weight.zeros[row, g])
+            integer = code - zero
+            if weight.sub_scales.size:
+                integer *= int(weight.sub_scales[row, g])
             if dtype == Dtype.F16:
-                expected = float(weight.codes[row, j])
-            elif dtype == Dtype.C4:
-                entry = int(CODEBOOK[weight.codes[row, j]]) - 5 * int(weight.shifts[row, g])
-                product = int(weight.sub_scales[row, g]) * entry
-                expected = float(np.float32(product * float(weight.row_scales[row])))
+                scale = 1.0
+            elif weight.row_scales.size:
+                scale = float(weight.row_scales[row])
             else:
-                code = int(weight.codes[row, j]) - (8 if dtype == Dtype.Q4 else 0)
-                expected = float(np.float32(code * float(weight.scales[row, g])))
-            assert float(values[row, j]) == expected
+                scale = float(weight.scales[row, g])
+            assert float(values[row, j]) == float(np.float32(integer * scale))
 
 
 def test_packing_is_fast() -> None:
@@ -265,7 +293,7 @@ def test_packing_is_fast() -> None:
         ({"group": 48}, "group 48"),
         ({"delta": 3}, "delta 3"),
         ({"shape": (0, 32)}, "two positive sizes"),
-        ({"dtype": Dtype.Q6}, "no weight format"),
+        ({"dtype": Dtype.F32}, "no weight format"),
     ],
 )
 def test_impossible_weight_is_refused(change: dict[str, Any], message: str) -> None:

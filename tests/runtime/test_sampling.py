@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ingot.errors import InternalError, InvalidArgumentError
-from ingot.sampling import Sampling, candidates, choose
+from ingot.reference.sampling import candidates, choose
+from ingot.sampling import Sampling
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.25, 0.2], np.float32))
 

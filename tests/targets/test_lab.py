@@ -71,7 +71,9 @@ def test_harness_fails_for_a_level_that_the_core_lacks(
         board.run("cortex-a53", [harness, "--quick", "--require", "neon_dotprod"])
 
 
-@pytest.mark.parametrize(("cpu", "features"), [("cortex-a53", 17), ("cortex-a76", 49)])
+@pytest.mark.parametrize(
+    ("cpu", "features"), [("cortex-a53", 17), ("cortex-a76", 49), ("max", 113)]
+)
 def test_library_finds_the_levels_of_the_core(board: Board, cpu: str, features: int) -> None:
     assert json.loads(board.python(cpu, ["-c", SCRIPT])) == {"features": features}
 

@@ -60,7 +60,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _add_formats(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("formats (default: the target's)")
     group.add_argument(
-        "--format", metavar="NAME", help="linear layers without the head: f16, q8, q4 or c4"
+        "--format",
+        metavar="NAME",
+        help="linear layers without the head: f16, q8, q6, c5, q4, q4z, c4, c3, c2 or t2",
     )
     group.add_argument("--head-format", metavar="NAME", help="head and embedding")
     group.add_argument(

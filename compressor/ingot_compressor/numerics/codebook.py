@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The 16-entry int8 codebook of a tensor: starting grid, nearest entries, Lloyd iterations."""
+"""The int8 codebook of a tensor: starting grid, nearest entries, Lloyd iterations."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ FINE = (0.86, 0.91, 0.96, 1.01, 1.06)
 
 @dataclass(frozen=True, slots=True)
 class Codebook:
-    """Values of codes 0..15, rising; `delta` joins each of them where a group's shift bit is set.
+    """Values of the codes, rising; `delta` joins each of them where a group's shift bit is set.
 
-    Shapes: entries (16,) float32 (whole numbers once learned), within -127..127.
+    Shapes: entries (c,) float32 (whole numbers once learned), within -127..127.
     """
 
     entries: Float
     delta: int
 
     def values(self, shift: int) -> Float:
-        """Return the 16 values with or without the shift, (16,) float32."""
+        """Return the values with or without the shift, (c,) float32."""
         return self.entries + np.float32(shift * self.delta)
 
     def bins(self, shift: int) -> NDArray[np.intp]:
@@ -47,10 +47,11 @@ class Codebook:
         return self.values(shift)[self.bins(shift)]
 
 
-def initial_codebook(delta: int) -> Codebook:
-    """Return our starting grid: a line plus a cube, with one side longer than the other."""
-    x = np.arange(-8, 8, dtype=np.float64) / 8
-    entries = np.rint(127 * (0.68 * x + 0.32 * x**3)) + 1
+def initial_codebook(delta: int, size: int = 16) -> Codebook:
+    """Return our starting grid of `size` entries: a line plus a cube, one side longer."""
+    half = size // 2
+    x = np.arange(-half, half, dtype=np.float64) / half
+    entries = np.rint(127 * (0.68 * x + 0.32 * x**3)) + 16 // size
     entries[0] = -127
     return Codebook(entries.astype(np.float32), delta)
 
@@ -136,9 +137,9 @@ def _centroids(
     uc = block.u * c
     power = np.einsum("ij,ij->i", uc, c)
     scale = np.einsum("ij,ij->i", uc, block.w) / np.where(power > 0, power, 1)
-    s = scale[:, None]
-    pull = np.bincount(codes.ravel(), (block.u * s * (block.w - s * offset)).ravel(), 16)
-    mass = np.bincount(codes.ravel(), (block.u * s * s).ravel(), 16)
+    s, size = scale[:, None], len(book.entries)
+    pull = np.bincount(codes.ravel(), (block.u * s * (block.w - s * offset)).ravel(), size)
+    mass = np.bincount(codes.ravel(), (block.u * s * s).ravel(), size)
     entries = np.where(mass > 0, pull / np.where(mass > 0, mass, 1), book.entries)
     entries = np.sort(entries)
     stretch = 127 / max(float(np.abs(entries).max()), 1e-6)
@@ -148,11 +149,12 @@ def _centroids(
 def _whole(book: Codebook) -> Codebook:
     """Round the entries to int8, rising strictly."""
     entries = np.clip(np.rint(book.entries), -127, 127)
-    for i in range(1, 16):
+    last = len(entries) - 1
+    for i in range(1, last + 1):
         entries[i] = max(entries[i], entries[i - 1] + 1)
-    for i in range(14, -1, -1):
-        entries[i] = min(entries[i], 127 - (15 - i), entries[i + 1] - 1)
-    entries[15] = min(entries[15], 127)
+    for i in range(last - 1, -1, -1):
+        entries[i] = min(entries[i], 127 - (last - i), entries[i + 1] - 1)
+    entries[last] = min(entries[last], 127)
     return Codebook(entries.astype(np.float32), book.delta)
 
 
@@ -162,10 +164,15 @@ def _loss(block: Evaluator, book: Codebook) -> float:
     return float(errors.sum(dtype=np.float64))
 
 
+def deltas_of(size: int) -> tuple[int, ...]:
+    """Return the shifts to try: about a third, half and the whole of the least step."""
+    return tuple(d * 16 // size for d in (5, 7, 14)) if size > 4 else (16, 28, 44)
+
+
 def learn_codebook(
-    w: Float, u: Float, deltas: tuple[int, ...] = (5, 7, 14), iterations: int = 8
+    w: Float, u: Float, size: int = 16, deltas: tuple[int, ...] = (), iterations: int = 8
 ) -> Codebook:
-    """Fit the codebook and choose delta on sample groups.
+    """Fit the codebook of `size` entries and choose delta on sample groups.
 
     Never worse on them than the starting grid.
 
@@ -174,9 +181,10 @@ def learn_codebook(
     Cost: O(len(deltas) * iterations) passes over the sample.
     """
     block = Evaluator(w, u)
-    best, least = initial_codebook(deltas[0]), np.inf
+    deltas = deltas or deltas_of(size)
+    best, least = initial_codebook(deltas[0], size), np.inf
     for delta in deltas:
-        start = initial_codebook(delta)
+        start = initial_codebook(delta, size)
         for candidate in (start, _whole(_lloyd(block, start, iterations))):
             loss = _loss(block, candidate)
             if loss < least:

@@ -33,19 +33,20 @@ from ingot.format import (
     StateKind,
     TensorRecord,
 )
-from ingot.packing import Quantized, pack, packed_bytes, payload_bytes, round_up
+from ingot.packing import (
+    WEIGHT_FORMATS,
+    Quantized,
+    pack,
+    payload_bytes,
+    round_up,
+    stored_bytes,
+)
 from ingot_compressor.ir import Operation, Program, Tensor
 from ingot_compressor.passes.fuse import drop_unused
 from ingot_compressor.passes.plan import Plan, plan, row_bytes
 
 __all__ = ["contents", "emit", "weight_bytes_per_token"]
 
-SCALE_KINDS: Mapping[Dtype, ScaleKind] = {
-    Dtype.F16: ScaleKind.NONE,
-    Dtype.Q8: ScaleKind.F16_GROUP,
-    Dtype.Q4: ScaleKind.F16_GROUP,
-    Dtype.C4: ScaleKind.SUB8_ROW16,
-}
 CODEBOOK_SIZE = 32  # entries of a tensor record
 MAX_RANK = 4
 
@@ -133,6 +134,9 @@ def _linear_bytes(program: Program, operation: Operation) -> int:
         weight = _quantized(program.tensors[name])
         # a gate's own zero rows are padding too
         rows = 2 * program.tensors[out].width if gated else weight.shape[0]
+        if weight.present.size:  # lists and padding included
+            total += stored_bytes(weight)
+            continue
         total += payload_bytes(weight.dtype, rows, weight.shape[1], weight.group)
     return total
 
@@ -179,8 +183,7 @@ def _places(tensors: Sequence[Tensor]) -> _Places:
 def _stored_bytes(tensor: Tensor) -> int:
     if tensor.role is Role.CONSTANT:
         return _constant(tensor).size * 4
-    weight = _quantized(tensor)
-    return packed_bytes(weight.dtype, *weight.shape, weight.group)
+    return stored_bytes(_quantized(tensor))
 
 
 def _stream(tensors: Sequence[Tensor], places: _Places) -> Iterator[tuple[int, memoryview]]:
@@ -221,10 +224,10 @@ def _record(index: int, tensor: Tensor, extent: tuple[int, int]) -> TensorRecord
         name_size=0,
         role=tensor.role,
         dtype=weight.dtype if weight else tensor.dtype,
-        scale_kind=SCALE_KINDS[weight.dtype] if weight else ScaleKind.NONE,
-        layout=Layout.T16 if weight else Layout.PLAIN,
+        scale_kind=WEIGHT_FORMATS[weight.dtype].scale_kind if weight else ScaleKind.NONE,
+        layout=weight.layout if weight else Layout.PLAIN,
         rank=len(tensor.shape),
-        sparsity=Sparsity.DENSE,
+        sparsity=Sparsity.SUPERBLOCK if weight and weight.present.size else Sparsity.DENSE,
         state_kind=StateKind.APPEND if tensor.role is Role.STATE else StateKind.NONE,
         rows=tensor.rows if tensor.role is Role.ACTIVATION else Rows.NONE,
         group=weight.group if weight else 0,
@@ -273,20 +276,22 @@ def _entry(program: Program, ids: Mapping[str, int]) -> EntryRecord:
 
 def _required(program: Program) -> list[RequiredRecord]:
     """Return every operation that the file uses, once per weight format."""
-    used: set[tuple[int, int, int]] = set()
+    used: set[tuple[int, int, int, int]] = set()
     for operation in program.operations:
-        weights = [program.tensors[name] for name in operation.inputs]
-        dtypes = [_quantized(one).dtype for one in weights if one.role is Role.WEIGHT]
-        for dtype in dtypes or [Dtype.NONE]:
-            scale = SCALE_KINDS.get(dtype, ScaleKind.NONE)
-            used.add((operation.opcode, dtype, scale))
+        tensors = [program.tensors[name] for name in operation.inputs]
+        weights = [_quantized(one) for one in tensors if one.role is Role.WEIGHT]
+        for w in weights:
+            scale = WEIGHT_FORMATS[w.dtype].scale_kind
+            used.add((operation.opcode, w.dtype, scale, w.layout))
+        if not weights:
+            used.add((operation.opcode, Dtype.NONE, ScaleKind.NONE, Layout.PLAIN))
     return [
         RequiredRecord(
             opcode=opcode,
             version=OPS[opcode].version,
             dtype=dtype,
             scale_kind=scale,
-            layout=Layout.T16 if dtype else Layout.PLAIN,
+            layout=layout,
         )
-        for opcode, dtype, scale in sorted(used)
+        for opcode, dtype, scale, layout in sorted(used)
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype, Epilogue, LinearParameters
-from ingot.packing import Quantized, packed_bytes
+from ingot.packing import WEIGHT_FORMATS, Quantized, packed_bytes
 from ingot_compressor.calibration import Statistics
 from ingot_compressor.ir import Program, Tensor, Weight
 from ingot_compressor.numerics import Encoding, group_of, quantize_matrix, relative_error
@@ -26,9 +26,12 @@ __all__ = [
 ]
 
 # What a body tensor may get under a budget; q4 at group 32 takes more bits than c4 and loses more.
-BUDGET_FORMATS = ((Dtype.Q4, 128), (Dtype.C4, 32), (Dtype.Q8, 32))
-# Stored in the tensor record, not with the weights.
-CODEBOOK_BYTES = 17
+BUDGET_FORMATS = (
+    *((Dtype.C2, 32), (Dtype.C3, 32), (Dtype.Q4, 128)),
+    *((Dtype.C4, 32), (Dtype.C5, 32), (Dtype.Q6, 32), (Dtype.Q8, 32)),
+)
+# Stored in the tensor record with the codebook, not with the weights.
+DELTA_BYTES = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,8 @@ def assign(program: Program, choices: Choices) -> dict[str, Encoding]:
 def stored_bytes(shape: tuple[int, ...], encoding: Encoding) -> int:
     """Return the bytes of a weight as stored, its codebook included."""
     n, k = shape
-    book = CODEBOOK_BYTES if encoding.dtype is Dtype.C4 else 0
+    entries = WEIGHT_FORMATS[encoding.dtype].entries
+    book = entries + DELTA_BYTES if entries else 0
     return packed_bytes(encoding.dtype, n, k, group_of(encoding.dtype, encoding.group)) + book
 
 

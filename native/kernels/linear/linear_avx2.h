@@ -244,9 +244,11 @@ typedef struct sums {
     __m256i dot[2][6];
 } sums;
 
+/* With one token each sum is two chains, so that they do not wait for their own latency. */
 LINEAR_INLINE void dot_t16(const uint8_t *codes, const int8_t *a, size_t a_stride, int halves, int tokens,
                            linear_format format, tables t, sums *s) {
-    __m256i bits[2];
+    const bool two_chains = tokens == 1 && format != LINEAR_Q6;
+    __m256i bits[2], second[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     UNROLL for (int i = 0; i < halves && format == LINEAR_C5; i++) {
         bits[i] = load_half_chunk(codes + 32 * i + 4 * LINEAR_CHUNK);
     }
@@ -257,10 +259,19 @@ LINEAR_INLINE void dot_t16(const uint8_t *codes, const int8_t *a, size_t a_strid
             load_step(codes + 32 * i, step, format, t, &bits[i], &low, &high);
             UNROLL for (int j = 0; j < tokens; j++) {
                 const int8_t *quads = a + (size_t)j * a_stride + 8 * step;
-                s->dot[i][j] = add_step(s->dot[i][j], low, high, _mm256_set1_epi32(load_quad(quads)),
-                                        _mm256_set1_epi32(load_quad(quads + 4)), format);
+                const __m256i x = _mm256_set1_epi32(load_quad(quads)), y = _mm256_set1_epi32(load_quad(quads + 4));
+                if (two_chains) {
+                    s->dot[i][j] = add_products(s->dot[i][j], low, x, format);
+                    second[i] = add_products(second[i], high, y, format);
+                } else {
+                    s->dot[i][j] = add_step(s->dot[i][j], low, high, x, y, format);
+                }
             }
         }
+    }
+    UNROLL for (int i = 0; i < halves && two_chains; i++) {
+        s->dot[i][0] = adds_in_16_bits(format) ? _mm256_add_epi16(s->dot[i][0], second[i])
+                                               : _mm256_add_epi32(s->dot[i][0], second[i]);
     }
 }
 

@@ -5,11 +5,11 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/layout.h"
 #include "ingot.h"
 #include "ingot_format.h"
 #include "kernels/cpu.h"
 #include "kernels/dispatch.h"
-#include "kernels/linear/linear_blocks.h"
 #include "kernels/row_kernels.h"
 
 enum { ALIGNMENT = 64, MOST_K = 1 << 24, MOST_TOKENS = 4096, MOST_TILES = 1 << 20 };
@@ -52,56 +52,15 @@ static ingot_status check_shape(const ingot_linear_call *call) {
     return INGOT_OK;
 }
 
-static linear_format format_of(uint32_t dtype) {
-    switch (dtype) {
-        case INGOT_DTYPE_Q8: return LINEAR_Q8;
-        case INGOT_DTYPE_Q6: return LINEAR_Q6;
-        case INGOT_DTYPE_C5: return LINEAR_C5;
-        case INGOT_DTYPE_Q4: return LINEAR_Q4;
-        case INGOT_DTYPE_Q4Z: return LINEAR_Q4Z;
-        case INGOT_DTYPE_C4: return LINEAR_C4;
-        case INGOT_DTYPE_C3: return LINEAR_C3;
-        case INGOT_DTYPE_C2: return LINEAR_C2;
-        case INGOT_DTYPE_T2: return LINEAR_T2;
-        default: return LINEAR_F16; /* check_shape has the dtype of an existing kernel */
-    }
-}
-
-/* Blocks of 32 k of a row, whole groups. */
-static uint32_t stored_blocks(const ingot_linear_call *call) {
-    const uint32_t group = call->group > 32 ? call->group : 32;
-    return (call->k + group - 1) / group * (group / 32);
-}
-
-static uint64_t dense_bytes(const ingot_linear_call *call) {
-    return linear_tile_bytes_of(format_of(call->dtype), call->group, stored_blocks(call));
-}
-
-/* Bytes of a sparse tile by its list; 0 if the list is wrong or does not fit `room`. */
-static uint64_t sparse_bytes(const ingot_linear_call *call, const uint8_t *tile, uint64_t room) {
-    const linear_format format = format_of(call->dtype);
-    const uint32_t shift = linear_superblock_shift(format, call->group), blocks = stored_blocks(call);
-    const uint32_t superblocks = (blocks + (1u << shift) - 1) >> shift;
-    uint32_t count, next = 0;
-    if (room < ALIGNMENT) return 0;
-    memcpy(&count, tile, sizeof count);
-    const uint64_t list = ((uint64_t)4 + 2 * (uint64_t)count + 63) / 64 * 64;
-    if (count > superblocks || list > room) return 0;
-    for (uint32_t i = 0; i < count; i++) {
-        uint16_t index;
-        memcpy(&index, tile + 4 + 2 * (size_t)i, sizeof index);
-        if (index >= superblocks || index < next) return 0;
-        next = index + 1u;
-    }
-    const uint32_t missing = count > 0 && next == superblocks ? (superblocks << shift) - blocks : 0;
-    return list + linear_tile_bytes_of(format, call->group, (count << shift) - missing);
-}
+/* As a file has it: t2 has no groups, kernels are told 32. */
+static uint32_t stored_group(const ingot_linear_call *call) { return call->dtype == INGOT_DTYPE_T2 ? 0 : call->group; }
 
 static ingot_status check_tiles(const ingot_linear_call *call) {
     for (uint32_t t = call->tile_begin; t < call->tile_end; t++) {
         const uint64_t begin = call->tile_offsets[t], end = call->tile_offsets[t + 1];
         const bool within = begin % ALIGNMENT == 0 && begin <= end && end <= call->weights_size;
-        if (!within || sparse_bytes(call, call->weights + begin, end - begin) != end - begin) {
+        if (!within || !ingot_sparse_walk(call->dtype, INGOT_TILE_ROWS, call->k, stored_group(call),
+                                          call->weights + begin, end - begin, NULL)) {
             return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
                               "kernel run: sparse tile %u at %llu to %llu does not hold what its list says", t,
                               (unsigned long long)begin, (unsigned long long)end);
@@ -240,7 +199,7 @@ ingot_status ingot_kernel_run(uint32_t index, const ingot_linear_call *call) {
     }
     const ingot_status shape = check_shape(call);
     if (shape != INGOT_OK) return shape;
-    const uint64_t tile_bytes = dense_bytes(call);
+    const uint64_t tile_bytes = ingot_tile_bytes(call->dtype, call->k, stored_group(call));
     const ingot_status memory = check_memory(call, tile_bytes);
     return memory != INGOT_OK ? memory : run(kernel, call, tile_bytes);
 }

@@ -8,9 +8,13 @@ from pathlib import Path
 
 from ingot.errors import InvalidArgumentError, NotBuiltError
 from ingot.generation import Options
+from ingot.model import Model
 from ingot.sampling import Sampling
+from ingot.session import Session
+from ingot.session_config import KV_FORMATS
 
 __all__ = [
+    "DRAFTED",
     "Subparsers",
     "UsageError",
     "add_backend",
@@ -18,11 +22,15 @@ __all__ = [
     "add_file",
     "add_generation",
     "add_session",
+    "add_speculation",
+    "add_threads",
     "generation_options",
+    "open_session",
     "require_backend",
 ]
 
 Subparsers = argparse._SubParsersAction
+DRAFTED = 7  # tokens of one draft; with the one before them they fill a panel of the kernels
 _UNBUILT_BACKENDS = ("vulkan", "cuda")
 
 
@@ -54,11 +62,50 @@ def add_file(parser: argparse.ArgumentParser) -> None:
 
 def add_session(parser: argparse.ArgumentParser) -> None:
     """Add what a session is opened with."""
-    parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="1 to 64; default: every CPU"
-    )
+    add_threads(parser)
     parser.add_argument(
         "--context", type=int, default=0, metavar="N", help="positions; default: the file's plan"
+    )
+
+
+def open_session(model: Model, args: argparse.Namespace) -> Session:
+    """Open the session that the options of add_session and add_speculation describe."""
+    return model.session(
+        args.context,
+        args.threads,
+        prefill_threads=args.prefill_threads,
+        speculate=args.speculate or (DRAFTED if args.draft else 0),
+        kv=args.kv,
+    )
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add how many threads decode and prefill take."""
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="1 to 64; default: the big cores"
+    )
+    parser.add_argument(
+        "--prefill-threads", type=int, default=0, metavar="N", help="for prompts; as --threads"
+    )
+
+
+def add_speculation(parser: argparse.ArgumentParser) -> None:
+    """Add what may guess tokens ahead."""
+    parser.add_argument(
+        "--speculate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="guess up to N tokens ahead (7 is good); the same text, faster where it repeats",
+    )
+    parser.add_argument(
+        "--draft", metavar="FILE", help="a small ingot with the same tokenizer that guesses"
+    )
+    parser.add_argument(
+        "--kv",
+        choices=tuple(KV_FORMATS),
+        default="auto",
+        help="how keys and values are kept (default auto: kv8)",
     )
 
 

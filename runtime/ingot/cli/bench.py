@@ -9,29 +9,36 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ingot._native import Native
+from ingot._numpy_start import np
 from ingot.cli.arguments import (
+    DRAFTED,
     Subparsers,
     UsageError,
     add_backend,
     add_command,
     add_file,
+    add_threads,
     require_backend,
 )
 from ingot.cli.memory import peak_rss_bytes
+from ingot.cli.profile import Recorded, print_profile, profile_json, record, write_trace
+from ingot.cli.replay import read_transcript, replay
 from ingot.errors import InvalidArgumentError
 from ingot.model import Model
 from ingot.session import Session
+from ingot.session_config import SessionConfig
 
 __all__ = ["add_parser", "run"]
 
 _EPILOG = """examples:
   ingot bench smol.ingot
   ingot bench smol.ingot --threads 1 --json
+  ingot bench smol.ingot --profile --trace smol.trace.json
+  ingot bench smol.ingot --replay transcript.json
 
 Decoding reads every weight once per token, so the ceiling is the speed at which this machine
 reads the file's own weights. It moves on a shared machine, so it is measured between stretches of
@@ -57,7 +64,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser = add_command(subparsers, "bench", "measure speed against the memory's own", _EPILOG)
     add_file(parser)
     add_backend(parser)
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: every CPU")
+    add_threads(parser)
     parser.add_argument(
         "--prefill",
         type=int,
@@ -75,7 +82,19 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--repeat", type=int, default=3, metavar="N", help="rounds of prefill (default 3)"
     )
+    parser.add_argument(
+        "--replay",
+        metavar="FILE",
+        type=Path,
+        help="instead: what drafting by lookup brings on a recorded prompt and answer",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--profile", action="store_true", help="then say where the time goes, op by op"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write a Chrome trace; implies --profile"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,12 +102,48 @@ def run(args: argparse.Namespace) -> int:
     require_backend(args.backend)
     if min(args.prefill, args.decode, args.repeat) < 1:
         raise UsageError("--prefill, --decode and --repeat must be at least 1")
-    with Model(args.file) as model, model.session(threads=args.threads) as session:
+    if args.replay is not None:
+        return _replay(args)
+    with Model(args.file) as model, _open(model, args) as session:
         prefill, decode = _lengths(session, args.prefill, args.decode)
         samples = measure(session, prefill, decode, args.repeat)
         report = _report(model, session, samples, prefill, decode)
+        passes = _profile(model, args, prefill) if args.profile or args.trace else None
+    if passes is not None:
+        report["profile"] = profile_json(passes)
     print(json.dumps(report) if args.json else _text(report))
+    if passes is not None and not args.json:
+        print_profile(passes)
     return _judge(report["decode_fraction_of_stream"])
+
+
+def _open(model: Model, args: argparse.Namespace) -> Session:
+    return model.session(threads=args.threads, prefill_threads=args.prefill_threads)
+
+
+def _profile(model: Model, args: argparse.Namespace, prefill: int) -> Recorded:
+    """Record passes of a session of their own, so that the figures above are undisturbed."""
+    config = SessionConfig(threads=args.threads, prefill_threads=args.prefill_threads)
+    passes = record(model, config, prefill)
+    if args.trace:
+        write_trace(passes, args.trace)
+    return passes
+
+
+def _replay(args: argparse.Namespace) -> int:
+    """Run --replay."""
+    transcript = read_transcript(args.replay)
+    with Model(args.file) as model:
+        report = replay(model, transcript, args.threads, DRAFTED, args.repeat)
+    text = (
+        f"{report['transcript']}: plain {report['plain_tokens_per_second']:.1f} tok/s, by lookup "
+        f"{report['speculated_tokens_per_second']:.1f} tok/s, {report['ratio']:.2f} times "
+        f"({report['ratio_range'][0]:.2f} to {report['ratio_range'][1]:.2f})\n"
+        f"{report['accepted']} of {report['drafted']} drafts right, "
+        f"{report['passes']} passes for {report['tokens']} tokens"
+    )
+    print(json.dumps(report) if args.json else text)
+    return 0
 
 
 def _judge(fraction: float | None) -> int:

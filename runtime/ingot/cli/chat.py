@@ -17,7 +17,9 @@ from ingot.cli.arguments import (
     add_file,
     add_generation,
     add_session,
+    add_speculation,
     generation_options,
+    open_session,
 )
 from ingot.errors import ContextFullError
 from ingot.generation import Options
@@ -40,13 +42,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add_file(parser)
     parser.add_argument("--system", metavar="TEXT", help="how the model is to behave")
     add_session(parser)
+    add_speculation(parser)
     add_generation(parser, temperature=0.7, max_tokens=512)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
-    with Model(args.file) as model, model.session(args.context, args.threads) as session:
+    with Model(args.file, draft=args.draft) as model, open_session(model, args) as session:
         chat = Chat(session, args.system)
         _ = model.tokenizer  # loaded while the user types, not after
         for line in _lines():

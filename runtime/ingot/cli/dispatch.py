@@ -36,6 +36,7 @@ COMMANDS = {
     "inspect": Command("ingot.cli.inspect", "show what is in a file"),
     "verify": Command("ingot.cli.verify", "check a file and this machine's arithmetic on it"),
     "bench": Command("ingot.cli.bench", "measure speed against the memory's own"),
+    "tune": Command("ingot.cli.tune", "choose threads and kernels by measurement"),
     "targets": Command("ingot.cli.targets", "list and show device profiles"),
 }
 

@@ -13,10 +13,12 @@ from ingot.cli.arguments import (
     add_file,
     add_generation,
     add_session,
+    add_speculation,
     generation_options,
+    open_session,
 )
-from ingot.generation import Stream
 from ingot.model import Model
+from ingot.stream import Stream
 
 __all__ = ["add_parser", "run"]
 
@@ -37,6 +39,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--prompt", metavar="TEXT", help="text to continue; default: standard input"
     )
     add_session(parser)
+    add_speculation(parser)
     add_generation(parser, temperature=0.0, max_tokens=128)
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--quiet", action="store_true", help="no figures on standard error")
@@ -46,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
     prompt = sys.stdin.read().rstrip("\n") if args.prompt is None else args.prompt
-    with Model(args.file) as model, model.session(args.context, args.threads) as session:
+    with Model(args.file, draft=args.draft) as model, open_session(model, args) as session:
         stream = session.begin(prompt, options)
         if args.json:
             print(json.dumps(stream.result().to_json(), ensure_ascii=False))

@@ -7,18 +7,19 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ingot._native import BACKENDS
+from ingot._numpy_start import np
 from ingot.cli.arguments import Subparsers, add_backend, add_command, add_file, require_backend
 from ingot.container import Container
 from ingot.format import Rows, Section
 from ingot.model import Model
 from ingot.reference import check_conformance, check_operations
 from ingot.session import Session
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["add_parser", "run"]
 
@@ -76,7 +77,7 @@ def _checks(args: argparse.Namespace) -> Iterator[Check]:
         yield "digests and structure", [], f"{len(container.sections)} sections"
         with Model(args.file) as model:
             yield "native reader", [], f"{model.info.instruction_count} instructions"
-            with model.session(threads=args.threads) as session:
+            with model.session(threads=args.threads, kv="f16") as session:
                 yield _conformance(container, session)
                 if args.against:
                     yield _against_reference(container, session)

@@ -225,9 +225,10 @@ def _check_attention(call: _Call) -> None:
     )
     call.value(0 < record.scale < inf, f"scale {record.scale}, expected a positive number")
     call.value(
-        record.window == 0 and record.soft_cap == 0 and record.sinks == 0 and record.reserved == 0,
-        "window, soft_cap, sinks and reserved must be 0 in version 0",
+        record.soft_cap == 0 and record.reserved == 0,
+        "soft_cap and reserved must be 0 in version 0",
     )
+    call.value(record.sinks == 0 or record.window != 0, f"{record.sinks} sinks without a window")
     call.same_rows(Rows.TOKENS)
     wide, narrow = heads * head, kv_heads * head
     q, k, v, k_state, v_state = call.inputs

@@ -24,7 +24,7 @@ from ingot.format import (
     ScaleKind,
     TensorRecord,
 )
-from ingot.packing.sizes import round_up
+from ingot.packing.sizes import WEIGHT_FORMATS, round_up
 
 __all__ = [
     "check_plan",
@@ -81,7 +81,7 @@ def _supported(record: RequiredRecord) -> bool:
     return (
         spec.opcode in (Opcode.EMBED, Opcode.LINEAR)
         and WEIGHT_SCALES.get(record.dtype) == record.scale_kind
-        and record.layout == Layout.T16
+        and record.layout in WEIGHT_FORMATS[record.dtype].layouts
     )
 
 

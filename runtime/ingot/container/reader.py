@@ -59,8 +59,8 @@ def validate(data: memoryview) -> Parts:
 
     required = check_required(bytes_of(Section.REQUIRED))
     plan, peaks = check_plan(bytes_of(Section.PLAN))
-    weights_size = by_kind[Section.WEIGHTS].size
-    tensors, names = check_tensors(bytes_of(Section.TENSORS), weights_size, plan)
+    weights = bytes_of(Section.WEIGHTS)
+    tensors, names = check_tensors(bytes_of(Section.TENSORS), weights, plan)
     program = check_program(bytes_of(Section.PROGRAM), tensors, plan)
     check_liveness(program, tensors)
     check_required_covers(required, tensors, program)

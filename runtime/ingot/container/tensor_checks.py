@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+
 from ingot.container.parts import check, refuse
+from ingot.errors import InvalidArgumentError
 from ingot.format import (
     MAX_DIMENSION,
     MAX_RANK,
@@ -25,17 +28,12 @@ from ingot.format import (
     TensorRecord,
     TensorsHeader,
 )
-from ingot.packing.sizes import packed_bytes, round_up
+from ingot.packing.sizes import WEIGHT_FORMATS, packed_bytes, round_up
+from ingot.packing.unpacking import sparse_lists
 
 __all__ = ["WEIGHT_SCALES", "check_tensors"]
 
-WEIGHT_SCALES: dict[int, ScaleKind] = {
-    Dtype.F16: ScaleKind.NONE,
-    Dtype.Q8: ScaleKind.F16_GROUP,
-    Dtype.Q4: ScaleKind.F16_GROUP,
-    Dtype.C4: ScaleKind.SUB8_ROW16,
-}
-_GROUPS: dict[int, tuple[int, ...]] = {Dtype.Q8: (32,), Dtype.Q4: (32, 64, 128), Dtype.C4: (32,)}
+WEIGHT_SCALES = {dtype: known.scale_kind for dtype, known in WEIGHT_FORMATS.items()}
 _DTYPES: dict[int, tuple[int, ...]] = {
     Role.WEIGHT: tuple(WEIGHT_SCALES),
     Role.CONSTANT: (Dtype.F32,),
@@ -46,20 +44,20 @@ _DTYPES: dict[int, tuple[int, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Space:
-    """Where tensors may lie, in bytes: the weights section and the two arenas."""
+    """Where tensors may lie: the weights section, and the two arenas in bytes."""
 
-    weights: int
+    weights: memoryview
     tokens: int
     selected: int
 
 
 def check_tensors(
-    section: memoryview, weights_size: int, plan: PlanHeader
+    section: memoryview, weights: memoryview, plan: PlanHeader
 ) -> tuple[tuple[TensorRecord, ...], tuple[str, ...]]:
     """Check the section and return its records and names."""
     header = _check_tensors_header(section)
     names_at = header.names_offset
-    space = _Space(weights_size, plan.arena_bytes_per_token, plan.arena_bytes_per_selected)
+    space = _Space(weights, plan.arena_bytes_per_token, plan.arena_bytes_per_selected)
     records: list[TensorRecord] = []
     names: list[str] = []
     end = 0
@@ -135,16 +133,16 @@ def _check_kind(where: str, record: TensorRecord) -> None:
         Rule.TENSOR_SCALE_KIND,
         f"{where}: scale kind {record.scale_kind}, dtype {dtype} has {int(scale)}",
     )
-    layout = Layout.T16 if weight else Layout.PLAIN
+    layouts = WEIGHT_FORMATS[dtype].layouts if weight else (Layout.PLAIN,)
     check(
-        record.layout == layout,
+        record.layout in layouts,
         Rule.TENSOR_LAYOUT,
-        f"{where}: layout {record.layout}, role {role} has {int(layout)}",
+        f"{where}: layout {record.layout}, expected one of {tuple(map(int, layouts))}",
     )
     check(
-        record.sparsity == Sparsity.DENSE,
+        record.sparsity <= (Sparsity.SUPERBLOCK if weight else Sparsity.DENSE),
         Rule.TENSOR_SPARSITY,
-        f"{where}: sparsity {record.sparsity}, only dense (0) is supported",
+        f"{where}: sparsity {record.sparsity}, which role {role} does not have",
     )
 
 
@@ -170,7 +168,7 @@ def _check_shape(where: str, record: TensorRecord) -> None:
             f"{where}: dimension {axis} is {size}, expected "
             + ("0" if empty else f"1 to {MAX_DIMENSION}"),
         )
-    groups = _GROUPS.get(record.dtype, (0,)) if role == Role.WEIGHT else (0,)
+    groups = WEIGHT_FORMATS[record.dtype].groups if role == Role.WEIGHT else (0,)
     check(
         record.group in groups,
         Rule.TENSOR_GROUP,
@@ -179,9 +177,10 @@ def _check_shape(where: str, record: TensorRecord) -> None:
 
 
 def _check_unused(where: str, record: TensorRecord) -> None:
-    c4 = record.dtype == Dtype.C4
-    unused = record.codebook[16:] if c4 else record.codebook
-    limit = 127 if c4 else 0
+    known = WEIGHT_FORMATS.get(record.dtype)
+    entries = known.entries if known is not None else 0
+    unused = record.codebook[entries:]
+    limit = 127 if entries else 0
     check(
         not any(unused) and abs(record.delta) <= limit and not any(record.reserved),
         Rule.TENSOR_RESERVED,
@@ -210,8 +209,9 @@ def _size(record: TensorRecord) -> int:
 def _check_place(where: str, record: TensorRecord, space: _Space, end: int) -> int:
     """Check size and place; return where the stored tensors end so far."""
     expected = _size(record)
+    sparse = record.sparsity == Sparsity.SUPERBLOCK
     check(
-        record.size == expected and expected < 1 << 63,
+        (sparse or record.size == expected) and expected < 1 << 63,
         Rule.TENSOR_SIZE,
         f"{where}: size {record.size}, shape and format give {expected}",
     )
@@ -225,7 +225,7 @@ def _check_place(where: str, record: TensorRecord, space: _Space, end: int) -> i
         f"{where}: offset {record.offset} is no multiple of {alignment}",
     )
     arena = space.tokens if record.rows == Rows.TOKENS else space.selected
-    room = space.weights if stored else arena
+    room = len(space.weights) if stored else arena
     check(
         record.offset + record.size <= room,
         Rule.TENSOR_RANGE,
@@ -238,4 +238,16 @@ def _check_place(where: str, record: TensorRecord, space: _Space, end: int) -> i
         Rule.TENSOR_OVERLAP,
         f"{where}: starts at {record.offset}, before byte {end} where the tensor before it ends",
     )
+    if sparse:
+        _check_superblocks(where, record, space.weights)
     return record.offset + record.size
+
+
+def _check_superblocks(where: str, record: TensorRecord, weights: memoryview) -> None:
+    """Read the lists of a sparse weight, which its size must be the sum of."""
+    data = np.frombuffer(weights[record.offset : record.offset + record.size], np.uint8)
+    shape = (record.shape[0], record.shape[1])
+    try:
+        sparse_lists(data, Dtype(record.dtype), shape, record.group)
+    except InvalidArgumentError as error:
+        refuse(Rule.TENSOR_SUPERBLOCKS, f"{where}: {error}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations as int8, one float32 scale per 32 k."""
+"""Activations as int8, one float32 scale per 32 k or per token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ingot.format import ACTIVATION_GROUP
 from ingot.packing.sizes import round_up
 
-__all__ = ["quantize_activations"]
+__all__ = ["quantize_activations", "quantize_tokens"]
 
 _SMALLEST = np.float32(1e-30)
 
@@ -29,6 +29,17 @@ def quantize_activations(
     width = round_up(k, ACTIVATION_GROUP)
     groups = np.zeros((m, width // ACTIVATION_GROUP, ACTIVATION_GROUP), np.float32)
     groups.reshape(m, width)[:, :k] = x
+    codes, scale = _quantize(groups)
+    return codes.reshape(m, width), scale
+
+
+def quantize_tokens(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return the same with one group per token, as t2 takes them: q (m, k), scales (m, 1)."""
+    codes, scale = _quantize(x[:, None, :])
+    return codes[:, 0], scale
+
+
+def _quantize(groups: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     amax = np.abs(groups).max(axis=2)
     usable = (amax >= _SMALLEST) & np.isfinite(amax)
     inverse = np.zeros_like(amax)
@@ -36,4 +47,4 @@ def quantize_activations(
     scaled = np.zeros_like(groups)
     np.multiply(groups, inverse[:, :, None], out=scaled, where=usable[:, :, None])
     scale = np.where(amax < _SMALLEST, np.float32(0), amax / np.float32(127))
-    return np.rint(scaled).astype(np.int8).reshape(m, width), scale
+    return np.rint(scaled).astype(np.int8), scale

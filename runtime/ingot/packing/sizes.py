@@ -3,23 +3,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ingot.errors import InvalidArgumentError
-from ingot.format import CHUNK_BYTES, TILE_ROWS, Dtype
+from ingot.format import ACTIVATION_GROUP, CHUNK_BYTES, TILE_ROWS, Dtype, Layout, ScaleKind
 
 __all__ = [
     "WEIGHT_DTYPES",
+    "WEIGHT_FORMATS",
     "T16Geometry",
+    "WeightFormat",
     "geometry",
+    "list_bytes",
     "packed_bytes",
     "payload_bytes",
     "round_up",
+    "sparse_tile_bytes",
+    "superblock_count",
     "tile_bytes",
 ]
 
-WEIGHT_DTYPES = (Dtype.F16, Dtype.Q8, Dtype.Q4, Dtype.C4)
-_F16_GROUP = 32
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """What defines a format of record.
+
+    `groups`: k per scale that a tensor record may name (0: the format has one scale per row, or
+    none); `superblock` counts groups; `head` bytes per tile; `meta` bytes of 16 rows per group;
+    `bits` per code; `entries` of its codebook.
+    """
+
+    scale_kind: ScaleKind
+    groups: tuple[int, ...]
+    superblock: int
+    head: int
+    meta: int
+    bits: int
+    entries: int = 0
+    layouts: tuple[Layout, ...] = (Layout.T16,)
+
+
+_BOTH = (Layout.T16, Layout.T16_K8)
+_SUB8 = ScaleKind.SUB8_ROW16
+WEIGHT_FORMATS: dict[int, WeightFormat] = {
+    Dtype.F16: WeightFormat(ScaleKind.NONE, (0,), 1, 0, 0, 16),
+    Dtype.Q8: WeightFormat(ScaleKind.F16_GROUP, (32,), 2, 0, 32, 8, layouts=_BOTH),
+    Dtype.Q6: WeightFormat(ScaleKind.I8_ROW16, (32,), 4, 64, 16, 6),
+    Dtype.C5: WeightFormat(_SUB8, (32,), 4, 64, 16, 5, 32),
+    Dtype.Q4: WeightFormat(ScaleKind.F16_GROUP, (32, 64, 128), 2, 0, 32, 4, layouts=_BOTH),
+    Dtype.Q4Z: WeightFormat(ScaleKind.F16_ZERO8_GROUP, (32, 64, 128), 4, 0, 48, 4),
+    Dtype.C4: WeightFormat(_SUB8, (32,), 4, 64, 16, 4, 16, _BOTH),
+    Dtype.C3: WeightFormat(_SUB8, (32,), 4, 64, 16, 3, 8),
+    Dtype.C2: WeightFormat(_SUB8, (32,), 4, 64, 16, 2, 4),
+    Dtype.T2: WeightFormat(ScaleKind.F32_ROW, (0,), 2, 64, 0, 2),
+}
+WEIGHT_DTYPES = tuple(Dtype(dtype) for dtype in WEIGHT_FORMATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +89,51 @@ def geometry(dtype: int, group: int) -> T16Geometry:
 
     Raises: InvalidArgumentError for a dtype that is no weight format, or a group it does not have.
     """
-    allowed = {Dtype.F16: (0,), Dtype.Q8: (32,), Dtype.Q4: (32, 64, 128), Dtype.C4: (32,)}
-    if dtype not in allowed:
+    if dtype not in WEIGHT_FORMATS:
         raise InvalidArgumentError(
             f"dtype {dtype} is no weight format; expected one of "
             f"{', '.join(d.name.lower() for d in WEIGHT_DTYPES)}"
         )
-    kind = Dtype(dtype)
-    if group not in allowed[kind]:
+    known = WEIGHT_FORMATS[dtype]
+    if group not in known.groups:
         raise InvalidArgumentError(
-            f"{kind.name.lower()}: group {group}, expected one of {allowed[kind]}"
+            f"{Dtype(dtype).name.lower()}: group {group}, expected one of {known.groups}"
         )
-    if kind == Dtype.F16:
-        return T16Geometry(_F16_GROUP, 1, 0, 0, 2 * TILE_ROWS * _F16_GROUP)
-    if kind == Dtype.Q8:
-        return T16Geometry(group, 2, 0, 2 * TILE_ROWS, TILE_ROWS * group)
-    if kind == Dtype.Q4:
-        return T16Geometry(group, 2, 0, 2 * TILE_ROWS, TILE_ROWS * group // 2)
-    return T16Geometry(group, 4, CHUNK_BYTES, TILE_ROWS, TILE_ROWS * group // 2)
+    unit = group or ACTIVATION_GROUP
+    codes = TILE_ROWS * unit * known.bits // 8
+    return T16Geometry(unit, known.superblock, known.head, known.meta, codes)
 
 
 def tile_bytes(dtype: int, k: int, group: int) -> int:
     """Return the stored bytes of one tile: 16 rows over all k, k padded to whole groups."""
-    g = geometry(dtype, group)
+    return sparse_tile_bytes(dtype, k, group, range(superblock_count(dtype, k, group)))
+
+
+def superblock_count(dtype: int, k: int, group: int) -> int:
+    """Return the superblocks of a row, a short last one included."""
     if k < 1:
         raise InvalidArgumentError(f"k is {k}, expected at least 1")
+    g = geometry(dtype, group)
+    return -(-k // (g.group * g.groups_per_superblock))
+
+
+def sparse_tile_bytes(dtype: int, k: int, group: int, present: Sequence[int]) -> int:
+    """Return the bytes of a tile's head and of these superblocks, in rising order; no list."""
+    g = geometry(dtype, group)
     groups = -(-k // g.group)
     full, rest = divmod(groups, g.groups_per_superblock)
-    return g.head + full * g.superblock(g.groups_per_superblock) + g.superblock(rest)
+    short = 1 if rest and len(present) > 0 and present[-1] == full else 0
+    whole = (len(present) - short) * g.superblock(g.groups_per_superblock)
+    return g.head + whole + short * g.superblock(rest)
+
+
+def list_bytes(count: int) -> int:
+    """Return the bytes of a sparse tile's list: a count and its indices, padded."""
+    return round_up(4 + 2 * count, CHUNK_BYTES)
 
 
 def packed_bytes(dtype: int, n: int, k: int, group: int) -> int:
-    """Return the stored bytes of an (n, k) weight, rows padded to whole tiles."""
+    """Return the stored bytes of a dense (n, k) weight, rows padded to whole tiles."""
     if n < 1:
         raise InvalidArgumentError(f"n is {n}, expected at least 1")
     return round_up(n, TILE_ROWS) // TILE_ROWS * tile_bytes(dtype, k, group)
@@ -90,14 +142,9 @@ def packed_bytes(dtype: int, n: int, k: int, group: int) -> int:
 def payload_bytes(dtype: int, n: int, k: int, group: int) -> int:
     """Return the bytes of codes and scales alone: no padded row, column or byte is counted.
 
-    A last nibble of an odd k takes a byte; codebook and delta are in the tensor record, not here.
+    Codes of a row that do not fill a byte take one; codebook and delta are in the tensor record.
     """
-    g = geometry(dtype, group)
-    groups = -(-k // g.group)
-    per_row = {
-        Dtype.F16: 2 * k,
-        Dtype.Q8: k + 2 * groups,
-        Dtype.Q4: (k + 1) // 2 + 2 * groups,
-        Dtype.C4: (k + 1) // 2 + groups + 2,
-    }
-    return n * per_row[Dtype(dtype)]
+    g, known = geometry(dtype, group), WEIGHT_FORMATS[dtype]
+    row_scale = {ScaleKind.F32_ROW: 4, _SUB8: 2, ScaleKind.I8_ROW16: 2}.get(known.scale_kind, 0)
+    per_row = -(-k * known.bits // 8) + -(-k // g.group) * g.meta // TILE_ROWS + row_scale
+    return n * per_row

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ingot import _numpy_start as _numpy_start  # before anything here loads NumPy
 from ingot.reference.compare import check_operations
 from ingot.reference.conformance import check_conformance, conformance
 from ingot.reference.linear import LinearWeight, linear, linear_error_bound, prepare

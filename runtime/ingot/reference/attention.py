@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ingot.format import AttentionParameters, RopeParameters, RopeStyle
 
-__all__ = ["State", "append_state", "attention", "rope", "softmax"]
+__all__ = ["State", "append_state", "attention", "rope", "softmax", "unseen"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -54,8 +54,23 @@ def softmax(scores: F64) -> F64:
     return result
 
 
+def unseen(rows: int, total: int, window: int, sinks: int) -> NDArray[np.bool_]:
+    """Return which positions each of the last `rows` ones does not see, (rows, total).
+
+    A row sees the positions up to its own: with a window the newest `window` of them and the first
+    `sinks`. Source: Beltagy et al. 2020 (arXiv:2004.05150), section 3.1; Xiao et al. 2023
+    (arXiv:2309.17453) for the sinks.
+    """
+    positions = np.arange(total)
+    own = positions[total - rows :, None]
+    hidden: NDArray[np.bool_] = positions > own
+    if window:
+        hidden |= (positions <= own - window) & (positions >= sinks)
+    return hidden
+
+
 def attention(q: F32, keys: State, values: State, parameters: AttentionParameters) -> F32:
-    """Return softmax(scale * q k^T) v; row i sees the positions up to its own.
+    """Return softmax(scale * q k^T) v; row i sees what unseen() leaves it.
 
     Shapes: q (m, h * d); keys, values (kv_heads, t, d), the rows' own included as the last m;
     result (m, h * d). Query head j reads head j / (h / kv_heads).
@@ -65,7 +80,7 @@ def attention(q: F32, keys: State, values: State, parameters: AttentionParameter
     m, total = q.shape[0], keys.shape[1]
     group = parameters.heads // parameters.kv_heads
     heads = q.astype(np.float64).reshape(m, parameters.heads, parameters.head_size)
-    hidden = np.arange(total) > np.arange(total - m, total)[:, None]
+    hidden = unseen(m, total, parameters.window, parameters.sinks)
     out = np.empty_like(heads)
     for j in range(parameters.heads):
         key, value = keys[j // group].astype(np.float64), values[j // group].astype(np.float64)

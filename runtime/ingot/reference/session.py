@@ -15,6 +15,7 @@ from ingot.format import (
     AttentionParameters,
     Dtype,
     Epilogue,
+    Layout,
     LinearFlag,
     LinearParameters,
     NormParameters,
@@ -22,10 +23,11 @@ from ingot.format import (
     Parameters,
     RopeParameters,
     ScalarParameters,
+    Sparsity,
 )
 from ingot.packing import Quantized, unpack
 from ingot.reference import attention as attention_ops
-from ingot.reference import elementwise
+from ingot.reference import elementwise, kv_formats
 from ingot.reference import linear as linear_ops
 
 __all__ = ["ReferenceSession"]
@@ -39,12 +41,14 @@ class ReferenceSession:
 
     Weights are unpacked at first use and kept. `position` counts the tokens fed so far.
     With `exact` activations and states keep float32: what the file's weights would give without
-    int8 activations and float16 keys and values. The container must stay open meanwhile.
+    int8 activations and rounded keys and values. `kv` is how those are kept: f16, which is what
+    conformance means, kv8 or k8v4. The container must stay open meanwhile.
     """
 
-    def __init__(self, container: Container, *, exact: bool = False) -> None:
+    def __init__(self, container: Container, *, exact: bool = False, kv: str = "f16") -> None:
         self.container = container
         self._exact = exact
+        self._kv = "exact" if exact else kv
         self._entry = container.entries["step"]
         self._weights: dict[int, Quantized] = {}
         self._prepared: dict[int, linear_ops.LinearWeight] = {}
@@ -157,10 +161,11 @@ class ReferenceSession:
     ) -> F32:
         q, k, v, key_state, value_state = inputs
         shape = (parameters.kv_heads, 0, parameters.head_size)
-        empty = np.zeros(shape, np.float32 if self._exact else np.float16)
+        empty = np.zeros(shape, np.float16 if self._kv == "f16" else np.float32)
         for source, state in ((k, key_state), (v, value_state)):
             past = self._states.get(state, empty)
-            self._states[state] = attention_ops.append_state(past, values[source])
+            rows = kv_formats.rounded(values[source], shape[2], self._kv, keys=source == k)
+            self._states[state] = attention_ops.append_state(past, rows)
         keys, kept = self._states[key_state], self._states[value_state]
         return attention_ops.attention(values[q], keys, kept, parameters)
 
@@ -201,7 +206,14 @@ class ReferenceSession:
             shape = (record.shape[0], record.shape[1])
             data = self.container.tensor_bytes(tensor)
             self._weights[tensor] = unpack(
-                data, Dtype(record.dtype), shape, record.group, record.codebook, record.delta
+                data,
+                Dtype(record.dtype),
+                shape,
+                record.group,
+                record.codebook,
+                record.delta,
+                Layout(record.layout),
+                record.sparsity == Sparsity.SUPERBLOCK,
             )
         return self._weights[tensor]
 

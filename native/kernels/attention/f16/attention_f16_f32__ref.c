@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "kernels/vector/vector_ref.h"
+#include "kernels/vector/int8_ref.h"
 
-#include "kernels/attention/attention_body.h"
+#define ATTENTION_FORMAT 1 /* INGOT_KV_F16 */
+#include "kernels/attention/attention_walk.h"
 #include "kernels/row_kernels.h"
 
-void ingot_attention_f16_f32__ref(const ingot_attention_args *args) { attend(args); }
+const ingot_attention_kernels ingot_attention_f16_f32__ref = {attend, merge, append};

@@ -1,4 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/linear/linear_neon_dotprod.h"
 
-LINEAR_NEON_DOTPROD_KERNEL(ingot_linear_q4_a8__neon_dotprod, LINEAR_Q4)
+LINEAR_NEON_KERNEL_K8(ingot_linear_q4_a8__neon_dotprod, Q4)

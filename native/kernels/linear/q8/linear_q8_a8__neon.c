@@ -1,4 +1,4 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/linear/linear_neon_mul.h"
 
-LINEAR_NEON_KERNEL(ingot_linear_q8_a8__neon, LINEAR_Q8)
+LINEAR_NEON_KERNEL_K8(ingot_linear_q8_a8__neon, Q8)

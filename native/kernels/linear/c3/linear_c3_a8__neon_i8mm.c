@@ -1,0 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernels/linear/linear_neon_i8mm.h"
+
+LINEAR_NEON_KERNEL(ingot_linear_c3_a8__neon_i8mm, C3)
