@@ -89,8 +89,7 @@ static void share_parts(ingot_lane *lane, const ingot_step *step, uint32_t heads
 /* Tokens of an item: a slab of rows, fewer where threads would go without. */
 static uint32_t tokens_of_item(const ingot_session *session, uint32_t heads, uint32_t group) {
     const uint32_t most = group < INGOT_ATTENTION_SLAB ? INGOT_ATTENTION_SLAB / group : 1;
-    const uint64_t share =
-        (uint64_t)session->m * heads / ((uint64_t)ITEMS_OF_THREAD * ingot_session_most_threads(session));
+    const uint64_t share = (uint64_t)session->m * heads / ((uint64_t)ITEMS_OF_THREAD * session->most_threads);
     return share == 0 ? 1 : (share < most ? (uint32_t)share : most);
 }
 
