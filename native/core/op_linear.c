@@ -172,11 +172,26 @@ static void finish_gated(const ingot_session *session, const ingot_step *step, c
     for (uint32_t row = 0; row < m; row++) {
         for (uint32_t tile = tile_begin; tile < tile_end; tile += 2) {
             const float *gate = accumulators + row * stride + (size_t)(tile - tile_begin) * INGOT_TILE_ROWS;
+            uint32_t column = tile / 2 * INGOT_TILE_ROWS;
+            float *to = ingot_row(session, part->output, row) + column;
+            if (width - column >= INGOT_TILE_ROWS) {
+                session->model->rows.gate(kind, gate, gate + INGOT_TILE_ROWS, to);
+                continue;
+            }
             float result[INGOT_TILE_ROWS];
             session->model->rows.gate(kind, gate, gate + INGOT_TILE_ROWS, result);
-            uint32_t column = tile / 2 * INGOT_TILE_ROWS;
-            uint32_t count = width - column < INGOT_TILE_ROWS ? width - column : INGOT_TILE_ROWS;
-            memcpy(ingot_row(session, part->output, row) + column, result, count * sizeof(float));
+            memcpy(to, result, (width - column) * sizeof(float));
+        }
+    }
+}
+
+/* Rows lie far apart: their lines come while the kernel computes. */
+static void prefetch_outputs(const ingot_session *session, const ingot_linear_part *part, uint32_t m, uint32_t column,
+                             uint32_t columns) {
+    for (uint32_t row = 0; row < m; row++) {
+        const float *to = ingot_row(session, part->output, row) + column;
+        for (uint32_t i = 0; i < columns; i += INGOT_TILE_ROWS) {
+            __builtin_prefetch(to + i, 1);
         }
     }
 }
@@ -209,6 +224,10 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         .out = lane->area->tile,
         .out_stride = stride,
     };
+    if (input->panels != NULL) {
+        const uint32_t unit = step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
+        prefetch_outputs(session, part, m, tile_begin / unit * INGOT_TILE_ROWS, (uint32_t)stride / unit);
+    }
     const ingot_linear_fn chosen = session->choices.kernels[m > INGOT_DECODE_TOKENS][part->dtype];
     (chosen != NULL ? chosen : part->kernel)(&args);
     if (step->epilogue != INGOT_EPILOGUE_NONE) {

@@ -6,8 +6,11 @@ python tests/benchmarks/ingot_worker.py FILE.ingot THREADS [--start]
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from worker_loop import START_PROMPT, START_TOKENS, print_start, serve
 
@@ -78,10 +81,26 @@ def report_start(path: str, threads: int) -> None:
         print_start(begin + found.stats.first_token_seconds)
 
 
+def int8_peak(threads: int) -> float:
+    """Return GOPS of a loop of vpdpbusd on registers only; needs a C compiler and AVX-512 VNNI."""
+    source = Path(__file__).with_name("int8_peak.c")
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "int8_peak"
+        subprocess.run(["cc", "-O2", "-pthread", str(source), "-o", str(program)], check=True)
+        done = subprocess.run(
+            [str(program), str(threads)], check=True, capture_output=True, text=True
+        )
+    return float(done.stdout)
+
+
 if __name__ == "__main__":
     if "--start" in sys.argv:
         report_start(sys.argv[1], int(sys.argv[2]))
     else:
         engine = Ingot(sys.argv[1], int(sys.argv[2]))
-        extra = {"ceiling": engine.ceiling, "bytes": engine.bytes_per_token}
+        extra = {
+            "ceiling": engine.ceiling,
+            "bytes": engine.bytes_per_token,
+            "peak": lambda: int8_peak(int(sys.argv[2])),
+        }
         serve(engine, {**extra, "tokenizer": engine.tokenizer_seconds})
