@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ingot through its native eval call, without sampling; a process start through the Python API.
+"""Ingot through its native eval call, without sampling.
 
-python tests/benchmarks/ingot_worker.py FILE.ingot THREADS [--start]
+python tests/benchmarks/ingot_worker.py FILE.ingot THREADS
 """
 
 from __future__ import annotations
 
-import subprocess
+import mmap
+import os
+import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from worker_loop import START_PROMPT, START_TOKENS, print_start, serve
+from worker_loop import serve
 
-from ingot import Model, Options
+from ingot import Model
 from ingot._native import native
 
 CONTEXT = 1024
-PATTERNS = 3
-READS = 3
+PATTERNS, READS, OPENS = 3, 3, 9
+SHORT, STRETCH, ROUNDS = 128, 32, 5
 
 
 class Ingot:
@@ -27,6 +29,7 @@ class Ingot:
 
     def __init__(self, path: str, threads: int) -> None:
         self._native = native()
+        self._path, self._threads = path, threads
         self._model = Model(path)
         lib, ffi = self._native.lib, self._native.ffi
         config = self._native.struct("ingot_session_config")
@@ -61,46 +64,96 @@ class Ingot:
         """Return the weight bytes that one token reads, without padding."""
         return self._model.info.weight_bytes_per_token
 
+    def planned(self) -> int:
+        """Return the bytes of the weights and of what the session took."""
+        info = self._native.struct("ingot_memory_info")
+        self._native.check(self._native.lib.ingot_session_memory(self._session, info))
+        return int(info.total_bytes)
+
+    def operations(self) -> float:
+        """Return the integer operations of one prefilled token: 2 n k of each linear but the head.
+
+        The head's are left out, since a prompt needs it for its last token only.
+        """
+        from ingot.container import Container
+        from ingot.format import Opcode
+
+        total = 0
+        with Container(Path(self._path)) as file:
+            head = file.entries["step"].output
+            for index, item in enumerate(file.instructions):
+                if item.opcode != Opcode.LINEAR or head in file.outputs(index):
+                    continue
+                parts = file.inputs(index)[1 : 1 + len(file.outputs(index))]
+                total += sum(2 * n * k for n, k in (file.tensors[i].shape[:2] for i in parts))
+        return float(total)
+
     def tokenizer_seconds(self) -> float:
         """Return how long the tokenizer alone takes to load."""
         begin = time.perf_counter()
         self._model.tokenizer.encode("a")
         return time.perf_counter() - begin
 
+    def open_again(self) -> dict[str, Any]:
+        """Open the file natively some times; say how long, and what of its weights got mapped."""
+        lib, ffi = self._native.lib, self._native.ffi
+        seconds, pages = [], []
+        for _ in range(OPENS):
+            handle = ffi.new("ingot_model **")
+            before = _mapped_pages(self._path)
+            begin = time.perf_counter()
+            self._native.check(lib.ingot_model_open(os.fsencode(self._path), handle))
+            seconds.append(time.perf_counter() - begin)
+            pages.append(_mapped_pages(self._path) - before)
+            lib.ingot_model_close(handle[0])
+        # What the system maps around a page that was read is not touched by anybody.
+        around = (self._model.info.weights_offset + FAULT_AROUND) // mmap.PAGESIZE + 1
+        return {"seconds": seconds, "weight_pages": max(0, statistics.median(pages) - around)}
 
-def report_start(path: str, threads: int) -> None:
-    """Do what a user does who has token ids: open, stream 32 tokens, choosing each."""
-    prompt = list(range(START_PROMPT))
-    model = Model(path)
-    with model, model.session(min(CONTEXT, model.info.context), threads) as session:
-        begin = time.time()
-        options = Options(max_tokens=START_TOKENS, text=False)
-        found = session.begin(prompt, options).result()
-        if len(found.token_ids) != START_TOKENS:
-            raise SystemExit(f"the model stopped after {len(found.token_ids)} tokens")
-        print_start(begin + found.stats.first_token_seconds)
+    def context(self, kv: str) -> dict[str, Any]:
+        """Decode behind a full context and behind a short one, in turn."""
+        length = self._model.info.context - STRETCH
+        rates: dict[str, list[float]] = {"short": [], "long": []}
+        starts = {"short": SHORT, "long": length}
+        sessions = {name: self._model.session(threads=self._threads, kv=kv) for name in starts}
+        for name, session in sessions.items():
+            session.feed([index % 1000 for index in range(starts[name])])
+        for _ in range(ROUNDS):
+            for name, session in sessions.items():
+                session.truncate(starts[name])
+                begin = time.perf_counter()
+                for token in range(STRETCH):
+                    session.feed([token])
+                rates[name].append(STRETCH / (time.perf_counter() - begin))
+        for session in sessions.values():
+            session.close()
+        return {**rates, "positions": length}
 
 
-def int8_peak(threads: int) -> float:
-    """Return GOPS of a loop of vpdpbusd on registers only; needs a C compiler and AVX-512 VNNI."""
-    source = Path(__file__).with_name("int8_peak.c")
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder) / "int8_peak"
-        subprocess.run(["cc", "-O2", "-pthread", str(source), "-o", str(program)], check=True)
-        done = subprocess.run(
-            [str(program), str(threads)], check=True, capture_output=True, text=True
-        )
-    return float(done.stdout)
+FAULT_AROUND = 1 << 16
+
+
+def _mapped_pages(path: str) -> int:
+    """Return the resident pages of all mappings of a file in this process (Linux)."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            inside = line.endswith(os.path.realpath(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024 // mmap.PAGESIZE
+    return total
 
 
 if __name__ == "__main__":
-    if "--start" in sys.argv:
-        report_start(sys.argv[1], int(sys.argv[2]))
-    else:
-        engine = Ingot(sys.argv[1], int(sys.argv[2]))
-        extra = {
-            "ceiling": engine.ceiling,
-            "bytes": engine.bytes_per_token,
-            "peak": lambda: int8_peak(int(sys.argv[2])),
-        }
-        serve(engine, {**extra, "tokenizer": engine.tokenizer_seconds})
+    engine = Ingot(sys.argv[1], int(sys.argv[2]))
+    extra = {
+        "ceiling": engine.ceiling,
+        "bytes": engine.bytes_per_token,
+        "planned": engine.planned,
+        "operations": engine.operations,
+        "tokenizer": engine.tokenizer_seconds,
+        "open": engine.open_again,
+        "context kv8": lambda: engine.context("kv8"),
+        "context f16": lambda: engine.context("f16"),
+    }
+    serve(engine, extra)

@@ -82,7 +82,8 @@ def serve(engine: Engine, extra: dict[str, Callable[[], Any]]) -> None:
     """Answer commands until standard input ends."""
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        name, _, count = line.strip().partition(" ")
+        command = line.strip()
+        name, _, count = command.partition(" ")
         if name == "decode":
             answer: Any = decode_seconds(engine, int(count))
         elif name == "prefill":
@@ -90,5 +91,5 @@ def serve(engine: Engine, extra: dict[str, Callable[[], Any]]) -> None:
         elif name == "resident":
             answer = resident_bytes()
         else:
-            answer = extra[name]()
+            answer = extra[command]()
         print(json.dumps(answer), flush=True)
