@@ -134,10 +134,12 @@ LINEAR_INLINE void gemm_panel(const ingot_linear_args *args, uint32_t tile, uint
         for (uint32_t within = 0; within < superblock.blocks; within++) {
             const linear_block block = linear_find_block(args, &superblock, within, format);
             if (token == 0) {
-                linear_prefetch(&superblock, block, format);
-                if (tiles == 2)
-                    prefetch_lines(block.codes + args->tile_bytes, LINEAR_PREFETCH,
-                                   (int)linear_block_bytes(format) / LINEAR_CHUNK);
+                const int ahead = (int)(2 * args->tile_bytes), lines = (int)linear_block_bytes(format) / LINEAR_CHUNK;
+                UNROLL for (int i = 0; i < tiles; i++) {
+                    const size_t tile_start = (size_t)i * args->tile_bytes;
+                    if (within == 0) prefetch_lines(superblock.meta + tile_start, ahead, 1);
+                    prefetch_lines(block.codes + tile_start, ahead, lines);
+                }
             }
             gemm_block(block, args->tile_bytes, blocks + (size_t)within * GEMM_BLOCK_BYTES, &start[within], tiles,
                        format, t, &s);
