@@ -16,8 +16,9 @@
 
 LINEAR_INLINE __m512i load_chunk(const uint8_t *chunk) { return _mm512_load_si512((const void *)chunk); }
 
+/* The scales of q4z are aligned to 16 bytes only. */
 LINEAR_INLINE __m512 load_halves(const uint8_t *halves) {
-    return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)halves));
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)halves));
 }
 
 typedef struct tables {
