@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ L_SHAPE, M_SHAPE = SHAPES[2], SHAPES[1]
 LOW_BITS = ("c3_q6", "c2_q6", "t2_q6")
 ROUNDS = 6
 PROPORTION, CONTEXT_BAR, OPEN_BAR, RESIDENT_BAR = 0.9, 0.85, 0.020, 30.0
+LOOKUP_BAR, PROSE_BAR, CONTENTION_BAR = 1.5, 0.97, 0.45
 
 Record = dict[str, Any]
 
@@ -105,11 +107,56 @@ def resident(arguments: argparse.Namespace, record: Record) -> list[Bar]:
     return bars
 
 
+def replay(arguments: argparse.Namespace, record: Record) -> list[Bar]:
+    """Decode of recorded texts with lookup against plain decode, on M."""
+    bars = []
+    file = make_ours(M_SHAPE, "c4_q6", arguments)
+    for name, least in (("copy_edit", LOOKUP_BAR), ("free_prose", PROSE_BAR)):
+        path = Path(__file__).parent / "transcripts" / f"{name}.json"
+        command = [sys.executable, "-m", "ingot", "bench", str(file), "--replay", str(path)]
+        options = ["--threads", str(max(arguments.threads)), "--repeat", "7", "--json"]
+        done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+        answer = json.loads(done.stdout)
+        record[f"replay-{name}"] = answer
+        low, high = answer["ratio_range"]
+        print(f"   {name}: {answer['ratio']:.2f} times ({low:.2f} to {high:.2f})")
+        bars.append(Bar(f"M lookup, {name}", answer["ratio"], least))
+    return bars
+
+
+def contention(arguments: argparse.Namespace, record: Record) -> list[Bar]:
+    """Decode at two threads beside one busy process, against the undisturbed."""
+    build = Path(arguments.folder) / "driver"
+    source = [
+        "-S",
+        str(ROOT / "native"),
+        "-B",
+        str(build),
+        "-DINGOT_BUILD_TESTS=ON",
+        "-DCMAKE_BUILD_TYPE=Release",
+    ]
+    for step in (["cmake", *source], ["cmake", "--build", str(build)]):
+        subprocess.run(step, check=True, capture_output=True)
+    files = [str(make_ours(shape, "c4_q6", arguments)) for shape in (M_SHAPE, L_SHAPE)]
+    script = str(Path(__file__).with_name("contention.py"))
+    command = [sys.executable, script, "--build", str(build), *files, "--rounds", "7", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    outcomes = json.loads(done.stdout)["results"]
+    record["contention"] = outcomes
+    bars = []
+    for shape, one in zip((M_SHAPE, L_SHAPE), outcomes, strict=True):
+        print(f"   {shape.name}: {spread(one['ratios'])}, p99 {one['disturbed_p99_ms']:.0f} ms")
+        bars.append(Bar(f"{shape.name} beside a busy process", one["ratio"], CONTENTION_BAR))
+    return bars
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Record], list[Bar]]] = {
     "low_bits": low_bits,
     "context": context,
     "open": open_file,
     "resident": resident,
+    "replay": replay,
+    "contention": contention,
 }
 
 
