@@ -67,7 +67,7 @@ def write_draft(job: Job, path: Path) -> Draft:
             imported = job.imported
             emit(quantized, path, imported.tokenizer_json, imported.chat, _meta(job, formats))
             done(1)
-    return Draft(measure_sizes(job.program, encodings), formats, statistics.tokens)
+    return Draft(measure_sizes(quantized, encodings), formats, statistics.tokens)
 
 
 def compute_vectors(job: Job, path: Path) -> dict[str, Any]:

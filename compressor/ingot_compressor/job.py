@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot.errors import InvalidArgumentError, StorageError
-from ingot.format import MAX_CHUNK
-from ingot.targets import Target, load_target
+from ingot.format import MAX_CHUNK, Layout
+from ingot.targets import LAYOUTS, Target, load_target
 from ingot.tokenizer import Tokenizer
 from ingot_compressor.calibration import pick_windows
 from ingot_compressor.evaluate import LONGEST_WINDOW, UNSCORED, token_windows
@@ -41,6 +41,8 @@ class CompressOptions:
     head_format: str | None = None
     bpw: float | None = None
     group: int | None = None
+    layout: str | None = None
+    sparsity: float = 0.0
     calibration: Path | None = None
     evaluation: Path | None = None
     context: int | None = None
@@ -146,6 +148,12 @@ def _check_values(options: CompressOptions) -> None:
         raise InvalidArgumentError(f"--chunk is {options.chunk}, expected 1 to {MAX_CHUNK}")
     if options.group is not None and options.group not in GROUPS:
         raise InvalidArgumentError(f"--group is {options.group}, expected 32, 64 or 128")
+    if options.layout is not None and options.layout not in LAYOUTS:
+        raise InvalidArgumentError(
+            f"--layout is {options.layout}, expected one of {', '.join(LAYOUTS)}"
+        )
+    if not 0 <= options.sparsity < 1:
+        raise InvalidArgumentError(f"--sparsity is {options.sparsity:g}, expected 0 to below 1")
     if options.bpw is not None and not 1 <= options.bpw <= 16:
         raise InvalidArgumentError(f"--bpw is {options.bpw:g}, expected 1 to 16")
     if options.bpw is not None and options.body_format is not None:
@@ -185,13 +193,16 @@ def _evaluation_text(options: CompressOptions, recipe: Recipe, warnings: list[st
 def _choices(options: CompressOptions, recipe: Recipe, target: Target) -> Choices:
     formats, defaults = recipe.formats, target.defaults
     group = options.group or formats.q4_group
+    layout = Layout[(options.layout or defaults.layout).upper()]
 
     def encoding(given: str | None, of_recipe: str, of_target: str) -> Encoding:
         name = given or (of_target if of_recipe == TARGET else of_recipe)
-        return Encoding(format_named(name), group, recipe.method.search)
+        return Encoding(format_named(name), group, recipe.method.search, layout)
+
+    body = encoding(options.body_format, formats.body, defaults.body_format)
 
     return Choices(
-        body=encoding(options.body_format, formats.body, defaults.body_format),
+        body=replace(body, sparsity=options.sparsity),
         head=encoding(options.head_format, formats.head, defaults.head_format),
         embedding=encoding(options.head_format, formats.embedding, defaults.head_format),
     )

@@ -21,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Core", "Defaults", "Memory", "Target", "list_targets", "load_target"]
+__all__ = ["LAYOUTS", "Core", "Defaults", "Memory", "Target", "list_targets", "load_target"]
 
 ISA_LEVELS = (
     "ref",
@@ -34,7 +34,8 @@ ISA_LEVELS = (
     "sve2",
 )
 BACKENDS = ("cpu",)
-FORMATS = ("f16", "q8", "q4", "c4")
+FORMATS = ("f16", "q8", "q6", "c5", "q4", "q4z", "c4", "c3", "c2", "t2")
+LAYOUTS = ("t16", "t16_k8")
 TRIPLES = ("x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-linux-android")
 
 # What each kernel level needs, in the words of /proc/cpuinfo.
@@ -90,6 +91,7 @@ class Defaults:
 
     body_format: str
     head_format: str
+    layout: str
     context: int
     chunk: int
 
@@ -302,6 +304,7 @@ def _read_page_bytes(table: _Table) -> int:
 def _read_defaults(table: _Table) -> Defaults:
     defaults = Defaults(
         body_format=table.text("body_format", FORMATS),
+        layout=table.text("layout", LAYOUTS),
         head_format=table.text("head_format", FORMATS),
         context=table.integer("context", 1, 1 << 24),
         chunk=table.integer("chunk", 1, 4096),

@@ -16,7 +16,7 @@ import torch
 from ingot.cli import main
 from ingot.container import Container
 from ingot.errors import IngotError, InvalidArgumentError
-from ingot.format import Role, Section
+from ingot.format import Layout, Role, Section
 from ingot_compressor import compress as compress_module
 from ingot_compressor import job as job_module
 from ingot_compressor.compress import CompressOptions, CompressReport, compress
@@ -189,6 +189,26 @@ def test_a_budget_mixes_formats(checkpoint: Path, texts: dict[str, Path], tmp_pa
     with pytest.raises(InvalidArgumentError, match=r"--bpw 2\.000 is below"):
         make(folder, texts, tmp_path, recipe(tmp_path), bpw=2.0)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["x.ingot"]
+
+
+def test_a_layout_and_a_share_of_superblocks(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    preset = recipe(tmp_path, mean_kl=99, p99_kl=999)
+    plain = make(checkpoint, texts, tmp_path, preset)
+    k8 = make(checkpoint, texts, tmp_path, preset, layout="t16_k8")
+    assert k8.quality == plain.quality and _layouts(k8) >= {Layout.T16_K8}
+    thin = make(checkpoint, texts, tmp_path, preset, sparsity=0.5)
+    assert thin.bits_per_weight_body < plain.bits_per_weight_body
+    wrong: list[dict[str, Any]] = [{"layout": "t8"}, {"sparsity": 1.0}]
+    for options in wrong:
+        with pytest.raises(InvalidArgumentError, match=r"--layout is t8|--sparsity is 1"):
+            make(checkpoint, texts, tmp_path, preset, **options)
+
+
+def _layouts(report: CompressReport) -> set[int]:
+    with Container(Path(report.file)) as container:
+        return {record.layout for record in container.tensors}
 
 
 def test_one_text_cannot_serve_both_purposes(

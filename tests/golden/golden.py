@@ -21,7 +21,11 @@ __all__ = ["MIXES", "RESULTS", "Row", "measure", "read"]
 RESULTS = Path(__file__).with_name("results.csv")
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 # Body and head of every row, the default first.
-MIXES = (("c4", "q8"), ("c4", "c4"), ("q4", "q8"), ("q8", "q8"), ("f16", "f16"))
+MIXES = (
+    *(("c4", "q8"), ("c4", "q6"), ("c4", "c4")),
+    *((body, "q8") for body in ("f16", "q8", "q6", "c5", "q4", "q4z", "c3")),
+    ("f16", "f16"),
+)
 DIGITS = 6
 
 

@@ -39,6 +39,7 @@ peak_gb_s = 17.1
 
 [defaults]
 body_format = "c4"
+layout = "t16"
 head_format = "q8"
 context = 2048
 chunk = 64
@@ -92,6 +93,7 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
         ("usable_share = 0.5", "usable_share = 5", ["memory.usable_share", "5", "0.05 to 1"]),
         ("peak_gb_s = 17.1", "peak_gb_s = 1\nachievable_gb_s = 2", ["memory.achievable_gb_s"]),
         ('body_format = "c4"', 'body_format = "q5"', ["defaults.body_format", "q5", "c4"]),
+        ('layout = "t16"', 'layout = "k8"', ["defaults.layout", "k8", "t16_k8"]),
         ("chunk = 64", "chunk = 4000", ["defaults.chunk", "at most the context, 2048"]),
         ('backends = ["cpu"]', 'backends = ["npu"]', ["backends", "npu", "cpu"]),
         ('name = "board"', 'name = "plank"', ["name", "plank", "'board'"]),

@@ -71,7 +71,19 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="most stored bits per weight of the linear layers without the head: a measured mix",
     )
-    group.add_argument("--group", type=int, metavar="G", help="k per scale of q4: 32, 64 or 128")
+    group.add_argument(
+        "--group", type=int, metavar="G", help="k per scale of q4 and q4z: 32, 64 or 128"
+    )
+    group.add_argument(
+        "--layout", metavar="NAME", help="t16, or t16_k8 for devices with i8mm (q8, q4 and c4)"
+    )
+    group.add_argument(
+        "--sparsity",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="experimental: drop this share of the body's superblocks, the least weighted first",
+    )
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +136,8 @@ def _options(args: argparse.Namespace) -> CompressOptions:
         head_format=args.head_format,
         bpw=args.bpw,
         group=args.group,
+        layout=args.layout,
+        sparsity=args.sparsity,
         calibration=args.calibration,
         evaluation=args.evaluate,
         context=args.context,

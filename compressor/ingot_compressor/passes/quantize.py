@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype, Epilogue, LinearParameters
 from ingot.packing import WEIGHT_FORMATS, Quantized, packed_bytes
+from ingot.packing import stored_bytes as sparse_bytes
 from ingot_compressor.calibration import Statistics
 from ingot_compressor.ir import Program, Tensor, Weight
 from ingot_compressor.numerics import Encoding, group_of, quantize_matrix, relative_error
@@ -86,6 +87,16 @@ def stored_bytes(shape: tuple[int, ...], encoding: Encoding) -> int:
     return packed_bytes(encoding.dtype, n, k, group_of(encoding.dtype, encoding.group)) + book
 
 
+def _bytes_of(tensor: Tensor, encoding: Encoding) -> int:
+    """Return what a weight takes: of a sparse one only its codes say how much."""
+    dense = stored_bytes(tensor.shape, encoding)
+    if not isinstance(tensor.source, Quantized) or not tensor.source.present.size:
+        return dense
+    n, k = tensor.shape
+    packed = packed_bytes(encoding.dtype, n, k, group_of(encoding.dtype, encoding.group))
+    return dense - packed + sparse_bytes(tensor.source)
+
+
 def measure_sizes(program: Program, encodings: Mapping[str, Encoding]) -> Sizes:
     """Return stored bytes and bits per weight of an assignment."""
     body = set(body_names(program))
@@ -94,7 +105,7 @@ def measure_sizes(program: Program, encodings: Mapping[str, Encoding]) -> Sizes:
     counts: dict[bool, int] = {True: 0, False: 0}
     for tensor in program.weights():
         inside = tensor.name in body
-        stored[inside] += stored_bytes(tensor.shape, encodings[tensor.name])
+        stored[inside] += _bytes_of(tensor, encodings[tensor.name])
         counts[inside] += rows.get(tensor.name, tensor.shape[0]) * tensor.shape[1]
     total = stored[True] + stored[False]
     return Sizes(
@@ -188,7 +199,7 @@ def _measure(
     held = replace(tensor, source=Weight(tensor.source.name, tensor.source.shape, lambda: w))
     found = []
     for dtype, group in BUDGET_FORMATS:
-        encoding = Encoding(dtype, group, choices.body.search)
+        encoding = replace(choices.body, dtype=dtype, group=group)
         quantized = quantize_tensor(held, encoding, statistics, threads)
         error = relative_error(w, quantized, statistics.importance(tensor.name))
         found.append(BodyChoice(encoding, stored_bytes(tensor.shape, encoding), error))

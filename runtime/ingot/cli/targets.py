@@ -62,6 +62,6 @@ def _show(target: Target) -> None:
     print(f"  memory {_gigabytes(target)}, usable {memory.usable_bytes / 1e9:.1f} GB{bandwidth}")
     print(f"  backends {', '.join(target.backends)}; {target.triple}")
     print(
-        f"  defaults: {defaults.body_format} body, {defaults.head_format} head, "
+        f"  defaults: {defaults.body_format} body, {defaults.head_format} head, {defaults.layout}, "
         f"context {defaults.context}, chunk {defaults.chunk}"
     )
