@@ -190,8 +190,10 @@ def _load(session: Session, path: Path, header: Mapping[str, Any]) -> list[int]:
             file.seek(_START.size + header["header_size"])
             tokens = struct.unpack(f"<{header['tokens']}i", file.read(4 * header["tokens"]))
             for index in header["blocks"]:
-                write = native.lib.ingot_session_block_write
-                native.check(write(passes.handle, index, file.read(size), size))
+                write, data = native.lib.ingot_session_block_write, file.read(size)
+                if len(data) != size:
+                    raise StorageError(f"{path} was cut short while it was read")
+                native.check(write(passes.handle, index, data, size))
     except (OSError, struct.error) as error:
         raise StorageError(f"{path}: {error}") from error
     if not all(0 <= token < session.model.info.embedding_rows for token in tokens):
