@@ -77,16 +77,9 @@ def test_a_missing_library_says_where_it_was_looked_for(tmp_path: Path) -> None:
     assert str(tmp_path) in done and "INGOT_NATIVE_DIR" in done
 
 
-def test_import_is_fast_and_loads_neither_torch_nor_the_text_packages() -> None:
-    code = (
-        "import sys, time, numpy\nbegin = time.perf_counter()\nimport ingot\n"
-        "took = time.perf_counter() - begin\n"
-        "late = {'torch', 'tokenizers', 'jinja2', 'cffi', 'transformers'} & set(sys.modules)\n"
-        "print(took, sorted(late))"
-    )
-    runs = [_python(code).split(" ", 1) for _ in range(3)]
-    assert {late.strip() for _, late in runs} == {"[]"}
-    assert min(float(took) for took, _ in runs) < 0.060
+def test_import_loads_neither_torch_nor_the_text_packages() -> None:
+    late = "{'torch', 'numpy', 'tokenizers', 'jinja2', 'cffi', 'transformers', 'dataclasses'}"
+    assert _python(f"import sys, ingot\nprint(sorted({late} & set(sys.modules)))").strip() == "[]"
 
 
 def test_text_streams_without_numpy(stories: Path) -> None:
