@@ -33,7 +33,7 @@ from ingot.format import (
 )
 from ingot_compressor.ir import Operation, Program, Tensor, Weight
 
-__all__ = ["Observer", "TensorStore", "execute", "quantize_activation"]
+__all__ = ["Observer", "TensorStore", "execute", "execute_block", "quantize_activation"]
 
 Observer = Callable[[str, torch.Tensor], None]
 P = TypeVar("P")
@@ -100,21 +100,46 @@ def execute(
     Raises: IngotError for more positions than the program's context, or an id outside the table.
     """
     _check_tokens(program, tokens)
+    return execute_block(
+        program,
+        tokens,
+        weights=weights,
+        store=store,
+        observe=observe,
+        quantize_activations=quantize_activations,
+    )
+
+
+def execute_block(
+    block: Program,
+    x: torch.Tensor,
+    *,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    store: TensorStore | None = None,
+    observe: Observer | None = None,
+    quantize_activations: bool = False,
+) -> torch.Tensor:
+    """Return the output of a program whose input may be an activation: one of `split_blocks`.
+
+    Options as in `execute`; positions count from 0.
+
+    Shapes: x (b, t) int64 or (b, t, width) float32; result (b, t, width of the output) float32.
+    """
     run = _Run(
-        program=program,
-        values={program.input: tokens},
+        program=block,
+        values={block.input: x},
         replaced=weights or {},
         store=store or TensorStore(keep=False),
         observe=observe,
         quantize=quantize_activations,
     )
-    last_use = _last_uses(program)
-    for index, operation in enumerate(program.operations):
+    last_use = _last_uses(block)
+    for index, operation in enumerate(block.operations):
         outputs = _OPERATIONS[operation.opcode](run, operation)
         run.values.update(zip(operation.outputs, outputs, strict=True))
         for name in last_use.get(index, ()):
             run.values.pop(name, None)
-    return run.values[program.output]
+    return run.values[block.output]
 
 
 def _check_tokens(program: Program, tokens: torch.Tensor) -> None:
