@@ -2,7 +2,7 @@
 /* Many tokens on AVX-512 VNNI: two tiles times the eight tokens of a panel (linear.h).
  *
  * A format takes part through the functions of linear_avx512.h and nothing else: load_step (unsigned weights of 8 k),
- * load_scale, linear_bias, accumulate, and the row scale in finish_rows. Per 32 k the multipliers get 128 vpdpbusd, and of
+ * load_scale, linear_bias, accumulate, and the row scale in gemm_finish. Per 32 k the multipliers get 128 vpdpbusd, and of
  * the rest only the 32 products and fused additions that the arithmetic asks for: at most 0.80 of the peak where they
  * share their ports. What does not depend on the tile stands in the panel or is computed once per superblock. */
 #ifndef INGOT_KERNELS_LINEAR_GEMM_AVX512_H
@@ -24,11 +24,18 @@ typedef struct gemm_start {
     int32_t shifted[GEMM_TOKENS];
 } gemm_start;
 
+typedef struct gemm_dots {
+    __m512i of[2][GEMM_TOKENS];
+} gemm_dots;
+
+/* The sums of a row: floats, of t2 int32. */
 typedef struct gemm_sums {
-    __m512 acc[2][GEMM_TOKENS];
-    __m512i total[2][GEMM_TOKENS];
-    __m512i dot[2][GEMM_TOKENS];
+    __m512i of[2][GEMM_TOKENS];
 } gemm_sums;
+
+/* Sixteen dot products fill half of the registers. The tables of codebooks and their shifts need the other half: there the
+ * sums wait in memory for the end of a block (4 % faster); without a codebook they are better off in registers (10 %). */
+LINEAR_INLINE void gemm_keep_in_memory(gemm_sums **sums) { __asm__("" : "+r"(*sums) : : "memory"); }
 
 LINEAR_INLINE void gemm_prepare(const uint8_t *panel, uint32_t blocks, int32_t delta, linear_format format,
                                 gemm_start *start) {
@@ -57,38 +64,43 @@ LINEAR_INLINE __m512i gemm_start_dot(const uint8_t *panel, const gemm_start *sta
 }
 
 /* One quad of the tiles times one quad of each token. */
-LINEAR_INLINE void gemm_add_quad(const uint8_t *quads, const __m512i *weights, int tiles, gemm_sums *s) {
+LINEAR_INLINE void gemm_add_quad(const uint8_t *quads, const __m512i *weights, int tiles, gemm_dots *dots) {
     UNROLL for (int j = 0; j < GEMM_TOKENS; j++) {
         const __m512i quad = _mm512_set1_epi32(load_quad((const int8_t *)quads + 4 * j));
-        UNROLL for (int i = 0; i < tiles; i++) { s->dot[i][j] = _mm512_dpbusd_epi32(s->dot[i][j], weights[i], quad); }
+        UNROLL for (int i = 0; i < tiles; i++) {
+            dots->of[i][j] = _mm512_dpbusd_epi32(dots->of[i][j], weights[i], quad);
+        }
     }
 }
 
+LINEAR_INLINE __m512i gemm_accumulate(__m512i sum, __m512i dot, __m512 scale, __m512 factor, linear_format format) {
+    if (format == LINEAR_T2) return _mm512_add_epi32(sum, dot);
+    return _mm512_castps_si512(accumulate(_mm512_castsi512_ps(sum), dot, scale, factor, format));
+}
+
 LINEAR_INLINE void gemm_block(linear_block block, size_t tile_bytes, const uint8_t *panel, const gemm_start *start,
-                              int tiles, linear_format format, tables t, gemm_sums *s) {
+                              int tiles, linear_format format, tables t, gemm_sums *sums) {
     block_scale scale[2];
+    gemm_dots dots;
     UNROLL for (int i = 0; i < tiles; i++) { scale[i] = load_scale(block.scales + (size_t)i * tile_bytes, format); }
     UNROLL for (int j = 0; j < GEMM_TOKENS; j++) {
-        UNROLL for (int i = 0; i < tiles; i++) { s->dot[i][j] = gemm_start_dot(panel, start, j, scale[i], format); }
+        UNROLL for (int i = 0; i < tiles; i++) { dots.of[i][j] = gemm_start_dot(panel, start, j, scale[i], format); }
     }
     UNROLL for (int step = 0; step < 4; step++) {
         __m512i low[2], high[2];
         UNROLL for (int i = 0; i < tiles; i++) {
             load_step(block.codes + (size_t)i * tile_bytes, step, format, t, &low[i], &high[i]);
         }
-        gemm_add_quad(panel + (2 * step) * 4 * GEMM_TOKENS, low, tiles, s);
-        gemm_add_quad(panel + (2 * step + 1) * 4 * GEMM_TOKENS, high, tiles, s);
+        gemm_add_quad(panel + (2 * step) * 4 * GEMM_TOKENS, low, tiles, &dots);
+        gemm_add_quad(panel + (2 * step + 1) * 4 * GEMM_TOKENS, high, tiles, &dots);
     }
+    if (linear_has_codebook(format)) gemm_keep_in_memory(&sums);
     UNROLL for (int j = 0; j < GEMM_TOKENS; j++) {
         float a_scale;
         memcpy(&a_scale, panel + GEMM_QUADS + 4 * j, sizeof a_scale);
         const __m512 factor = _mm512_set1_ps(a_scale);
         UNROLL for (int i = 0; i < tiles; i++) {
-            if (format == LINEAR_T2) {
-                s->total[i][j] = _mm512_add_epi32(s->total[i][j], s->dot[i][j]);
-            } else {
-                s->acc[i][j] = accumulate(s->acc[i][j], s->dot[i][j], scale[i].scale, factor, format);
-            }
+            sums->of[i][j] = gemm_accumulate(sums->of[i][j], dots.of[i][j], scale[i].scale, factor, format);
         }
     }
 }
@@ -100,12 +112,12 @@ LINEAR_INLINE void gemm_finish(const ingot_linear_args *args, const gemm_sums *s
         if (token + (uint32_t)j >= args->m) return;
         float *out = linear_out(args, tile, token + (uint32_t)j);
         UNROLL for (int i = 0; i < tiles; i++) {
-            __m512 value = s->acc[i][j];
+            __m512 value = _mm512_castsi512_ps(s->of[i][j]);
             const uint8_t *rows = head + (size_t)i * args->tile_bytes;
             if (linear_has_sub_scale(format)) value = _mm512_mul_ps(value, load_halves(rows));
             if (format == LINEAR_T2) {
                 const __m512 a_scale = _mm512_set1_ps(args->a_scale[(token + (size_t)j) * args->s_stride]);
-                value = _mm512_mul_ps(_mm512_cvtepi32_ps(s->total[i][j]), a_scale);
+                value = _mm512_mul_ps(_mm512_cvtepi32_ps(s->of[i][j]), a_scale);
                 value = _mm512_mul_ps(value, _mm512_load_ps(rows));
             }
             _mm512_store_ps(out + LINEAR_ROWS * i, value);
@@ -121,12 +133,7 @@ LINEAR_INLINE void gemm_panel(const ingot_linear_args *args, uint32_t tile, uint
     const tables t = load_tables(args, format);
     gemm_start start[GEMM_MOST_BLOCKS] __attribute__((aligned(64)));
     gemm_sums s;
-    UNROLL for (int i = 0; i < tiles; i++) {
-        UNROLL for (int j = 0; j < GEMM_TOKENS; j++) {
-            s.acc[i][j] = _mm512_setzero_ps();
-            s.total[i][j] = _mm512_setzero_si512();
-        }
-    }
+    memset(&s, 0, sizeof s);
     for (uint32_t b = 0; b < stored.count; b++) {
         const linear_superblock superblock = linear_find_superblock(args, &stored, b, format);
         const uint8_t *blocks = panel + (size_t)superblock.first * GEMM_BLOCK_BYTES;
