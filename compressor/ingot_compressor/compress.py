@@ -53,8 +53,8 @@ class CompressReport:
 def compress(options: CompressOptions, progress: Progress | None = None) -> CompressReport:
     """Compress a checkpoint; `options.out` is complete or untouched, whatever happens.
 
-    Raises: NotBuiltError for a preset or format without a method; IngotError for everything that is
-        wrong with the input, the disk, or the quality of the result.
+    Raises: IngotError for everything that is wrong with the input, the disk, or the quality of the
+        result.
     """
     started = time.monotonic()
     job = prepare_job(options, progress or SilentProgress())
@@ -142,6 +142,7 @@ def _facts(job: Job, draft: Draft) -> dict[str, Any]:
         "sizes": asdict(draft.sizes),
         "formats": draft.formats,
         "calibration": _text_facts(job.calibration, draft.calibration_tokens),
+        "training": draft.training.summary(),
         "versions": versions(),
     }
 

@@ -26,6 +26,7 @@ from ingot_compressor.passes.quantize import (
 )
 from ingot_compressor.provenance import licence_of, source_facts, versions
 from ingot_compressor.spool import Spool
+from ingot_compressor.training import TrainingFacts, train
 
 __all__ = ["Draft", "compute_vectors", "write_draft"]
 
@@ -42,6 +43,7 @@ class Draft:
     sizes: Sizes
     formats: dict[str, str]
     calibration_tokens: int
+    training: TrainingFacts
 
 
 def write_draft(job: Job, path: Path) -> Draft:
@@ -63,11 +65,13 @@ def write_draft(job: Job, path: Path) -> Draft:
                 job.options.threads,
                 _running_total(_elements, done),
             )
+        quantized, training = train(job, quantized)
         with job.progress.stage("Packing", 1) as done:
             imported = job.imported
             emit(quantized, path, imported.tokenizer_json, imported.chat, _meta(job, formats))
             done(1)
-    return Draft(measure_sizes(quantized, encodings), formats, statistics.tokens)
+    sizes = measure_sizes(quantized, encodings)
+    return Draft(sizes, formats, statistics.tokens, training)
 
 
 def compute_vectors(job: Job, path: Path) -> dict[str, Any]:

@@ -58,7 +58,9 @@ class TensorStore:
         # a pass may have given the name a new source since
         if kept is not None and kept[0] is tensor.source:
             return kept[1]
-        values = torch.from_numpy(_read(tensor))
+        # what is first read during a measurement may be trained with later
+        with torch.inference_mode(False):
+            values = torch.from_numpy(_read(tensor))
         if self.keep:
             self._kept[tensor.name] = (tensor.source, values)
         return values

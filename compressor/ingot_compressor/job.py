@@ -50,6 +50,7 @@ class CompressOptions:
     certificate: bool = True
     allow_failing: bool = False
     report: Path | None = None
+    work: Path | None = None
     threads: int = 1
 
 
@@ -73,12 +74,14 @@ class Job:
         chat = self.imported.chat
         return Tokenizer(self.imported.tokenizer_json, chat["bos_token_id"], chat["add_bos"])
 
-    def windows(self, text: Text, tokens: int) -> list[NDArray[np.int64]]:
+    def windows(
+        self, text: Text, tokens: int, length: int = LONGEST_WINDOW
+    ) -> list[NDArray[np.int64]]:
         """Return windows of a text as inference would see them, spread evenly over it.
 
         None at all where the text or the context is too short to score a position.
         """
-        window = min(self.program.context, LONGEST_WINDOW)
+        window = min(self.program.context, length)
         if window < UNSCORED + 2:
             return []
         chat = self.imported.chat
@@ -90,8 +93,7 @@ class Job:
 def prepare_job(options: CompressOptions, progress: Progress) -> Job:
     """Check options and read what is small; weights stay on disk.
 
-    Raises: NotBuiltError for a preset or format without a method; IngotError for options or inputs
-        that are wrong.
+    Raises: IngotError for options or inputs that are wrong.
     """
     recipe, target, choices = check_options(options)
     _check_places(options)
@@ -124,8 +126,7 @@ def prepare_job(options: CompressOptions, progress: Progress) -> Job:
 def check_options(options: CompressOptions) -> tuple[Recipe, Target, Choices]:
     """Return what the options choose; reads nothing but recipe and profile.
 
-    Raises: NotBuiltError for a preset or format without a method; InvalidArgumentError for a value
-        that no checkpoint could make right.
+    Raises: InvalidArgumentError for a value that no checkpoint could make right.
     """
     _check_values(options)
     recipe, target = load_recipe(options.preset), load_target(options.target)

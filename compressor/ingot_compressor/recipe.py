@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ingot.errors import InvalidArgumentError, NotBuiltError, StorageError
+from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import Dtype
 from ingot.packing.sizes import WEIGHT_DTYPES
 
@@ -18,14 +18,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Formats", "Gate", "Method", "Recipe", "format_named", "load_recipe"]
+__all__ = [
+    "Distil",
+    "Formats",
+    "Gate",
+    "Method",
+    "Recipe",
+    "Rounding",
+    "format_named",
+    "load_recipe",
+]
 
 TARGET = "target"
-BUILT = ("draft", "balanced")
-NOT_BUILT = {
-    "quality": "block-wise training of the rounding (AutoRound)",
-    "tiny": "training for 3 bits and less",
-}
+OPTIONAL = ("rounding", "distil", "gate")
+PRESETS = ("draft", "balanced", "quality", "tiny")
+ROUNDINGS = ("nearest", "trained")
+TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
 _FORMATS = {dtype.name.lower(): dtype for dtype in WEIGHT_DTYPES}
 
 
@@ -50,6 +58,41 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Rounding:
+    """How codes are improved after the search: not at all, or trained block by block.
+
+    Units: sequences of `length` tokens, steps for each block.
+    """
+
+    method: str
+    sequences: int
+    length: int
+    batch: int
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Distil:
+    """Training of the whole model against the original: what, how long, on how much text.
+
+    `train` names parts, joined by "+". A model of more weights than `most_weights` is left out.
+    """
+
+    train: str
+    steps: int
+    sequences: int
+    length: int
+    batch: int
+    rate: float
+    most_weights: int
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the parts that are trained."""
+        return tuple(self.train.split("+"))
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """Limits on the KL divergence (natural logarithm) and what is needed to judge them."""
 
@@ -68,6 +111,8 @@ class Recipe:
     formats: Formats
     method: Method
     gate: Gate | None
+    rounding: Rounding | None = None
+    distil: Distil | None = None
 
 
 def format_named(name: str) -> Dtype:
@@ -85,19 +130,13 @@ def format_named(name: str) -> Dtype:
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """Return a preset by name, or a recipe from a .toml file.
 
-    Raises: NotBuiltError for a preset whose method does not exist yet; InvalidArgumentError naming
-        file and key.
+    Raises: InvalidArgumentError naming file and key; StorageError for a file that cannot be read.
     """
     name = str(name_or_path)
-    if name in NOT_BUILT:
-        raise NotBuiltError(
-            f"preset '{name}' is not built yet: it needs {NOT_BUILT[name]};"
-            f" built are {', '.join(BUILT)}"
-        )
     if not name.endswith(".toml"):
-        if name not in BUILT:
+        if name not in PRESETS:
             raise InvalidArgumentError(
-                f"unknown preset '{name}'; expected one of {', '.join(BUILT)}"
+                f"unknown preset '{name}'; expected one of {', '.join(PRESETS)}"
             )
         folder = resources.files("ingot_compressor") / "recipes"
         return _read(name, (folder / f"{name}.toml").read_text(encoding="utf-8"))
@@ -113,10 +152,13 @@ def _read(label: str, text: str) -> Recipe:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidArgumentError(f"recipe {label}: not valid TOML: {error}") from error
-    _only(label, "", values, ("name", "description", "formats", "method"), ("gate",))
+    _only(label, "", values, ("name", "description", "formats", "method"), OPTIONAL)
     formats = _section(label, values, "formats", Formats)
     method = _section(label, values, "method", Method)
-    gate = _section(label, values, "gate", Gate) if "gate" in values else None
+    kinds = {"rounding": Rounding, "distil": Distil, "gate": Gate}
+    rounding, distil, gate = (
+        _section(label, values, key, kinds[key]) if key in values else None for key in OPTIONAL
+    )
     for key in ("body", "head", "embedding"):
         if getattr(formats, key) != TARGET:
             format_named(getattr(formats, key))
@@ -125,10 +167,11 @@ def _read(label: str, text: str) -> Recipe:
             f"recipe {label}: formats.q4_group is {formats.q4_group}, expected 32, 64 or 128"
         )
     _check_gate(label, gate)
+    _check_training(label, rounding, distil)
     for key in ("name", "description"):
         if not isinstance(values[key], str):
             raise InvalidArgumentError(f"recipe {label}: {key} is {values[key]!r}, expected a text")
-    return Recipe(values["name"], values["description"], formats, method, gate)
+    return Recipe(values["name"], values["description"], formats, method, gate, rounding, distil)
 
 
 def _check_gate(label: str, gate: Gate | None) -> None:
@@ -142,6 +185,24 @@ def _check_gate(label: str, gate: Gate | None) -> None:
         raise InvalidArgumentError(
             f"recipe {label}: limits and least_windows of the gate must be positive"
         )
+
+
+def _check_training(label: str, rounding: Rounding | None, distil: Distil | None) -> None:
+    if rounding is not None and rounding.method not in ROUNDINGS:
+        raise InvalidArgumentError(
+            f"recipe {label}: rounding.method is '{rounding.method}',"
+            f" expected one of {', '.join(ROUNDINGS)}"
+        )
+    for part in distil.parts if distil is not None else ():
+        if part not in TRAINED_PARTS:
+            raise InvalidArgumentError(
+                f"recipe {label}: distil.train names '{part}', expected some of"
+                f" {', '.join(TRAINED_PARTS)}, joined by '+'"
+            )
+    for key, section in (("rounding", rounding), ("distil", distil)):
+        for name in ("sequences", "length", "batch"):
+            if section is not None and getattr(section, name) < 1:
+                raise InvalidArgumentError(f"recipe {label}: {key}.{name} must be positive")
 
 
 def _section(label: str, values: dict[str, Any], key: str, kind: type[Any]) -> Any:

@@ -149,8 +149,6 @@ def test_damaged_checkpoints_are_refused(
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
-        (["--preset", "quality"], 2, "'quality' is not built yet: it needs block-wise training"),
-        (["--preset", "tiny"], 2, "'tiny' is not built yet: it needs training for 3 bits"),
         (["--format", "c9"], 2, "unknown format 'c9'"),
         (["--head-format", "q2"], 2, "unknown format 'q2'"),
         (["--preset", "best"], 2, "unknown preset 'best'"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ingot.errors import InvalidArgumentError, NotBuiltError, StorageError
+from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import Dtype
 from ingot.packing import Quantized, dequantize
 from ingot_compressor.calibration import NO_STATISTICS, Statistics, calibrate, pick_windows
@@ -208,16 +208,15 @@ def test_formats_are_named_and_unknown_ones_refused() -> None:
         format_named("iq4")
 
 
-@pytest.mark.parametrize(("name", "method"), [("quality", "AutoRound"), ("tiny", "3 bits")])
-def test_presets_without_a_method_are_not_aliases(name: str, method: str) -> None:
-    with pytest.raises(NotBuiltError, match=f"'{name}' is not built yet.*{method}"):
-        load_recipe(name)
-
-
 def test_presets_that_are_built() -> None:
     balanced, draft = load_recipe("balanced"), load_recipe("draft")
     assert balanced.gate is not None and balanced.method.search and balanced.method.calibrate
     assert draft.gate is None and not draft.method.search and not draft.method.calibrate
+    assert balanced.rounding is None and balanced.distil is None
+    quality, tiny = load_recipe("quality"), load_recipe("tiny")
+    assert quality.rounding is not None and quality.rounding.method == "trained"
+    assert quality.distil is not None and "rounding" in quality.distil.parts
+    assert tiny.distil is not None and "weights" in tiny.distil.parts and tiny.formats.body == "c3"
     with pytest.raises(InvalidArgumentError, match="unknown preset 'best'"):
         load_recipe("best")
 

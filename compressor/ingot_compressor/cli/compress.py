@@ -25,6 +25,7 @@ _EPILOG = """examples:
   ingot compress ./SmolLM2-135M --out smol.ingot --target rpi5 --calibration my_domain.txt
   ingot compress ./SmolLM2-135M --out smol.ingot --bpw 5 --head-format q8 --json
   ingot compress ./SmolLM2-135M --out quick.ingot --preset draft
+  ingot compress ./SmolLM2-135M --out best.ingot --preset quality --work best.work
 
 The result is measured against the checkpoint before it is written; one that fails the recipe's
 limits is refused. Texts are UTF-8 .txt, or .jsonl with "text" in each line. --json prints one
@@ -43,7 +44,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--preset",
         default="balanced",
         metavar="NAME",
-        help="draft, balanced (default), or a recipe.toml; quality and tiny are not built yet",
+        help="draft (seconds), balanced (default), quality (trained), tiny (trained for 3 bits), or"
+        " a recipe.toml",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="keep finished parts of a training there: the same command goes on after a kill",
     )
     _add_formats(parser)
     _add_texts(parser)
@@ -145,6 +153,7 @@ def _options(args: argparse.Namespace) -> CompressOptions:
         certificate=not args.no_certificate,
         allow_failing=args.allow_failing,
         report=args.report,
+        work=args.work,
         threads=args.threads if args.threads > 0 else len(os.sched_getaffinity(0)),
     )
 

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A quantized weight that can be trained: forward on the exact grid, gradients straight through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ingot.errors import InvalidArgumentError
+from ingot.format import Dtype
+from ingot.packing import Quantized, stored_elements
+
+__all__ = ["FakeQuantized", "Part", "round_through"]
+
+# Integer grids: least and largest value before the zero point, and the code of the least.
+_UNIFORM: Mapping[int, tuple[int, int, int]] = {
+    Dtype.Q8: (-127, 127, -127),
+    Dtype.Q6: (-32, 31, 0),
+    Dtype.Q4: (-8, 7, 0),
+    Dtype.Q4Z: (0, 15, 0),
+    Dtype.T2: (-1, 1, 0),
+}
+# A trained weight stays within so many steps of where it was.
+MOST_MOVED = 2.0
+MOST_MULTIPLIER = 2.0
+LEAST_MULTIPLIER = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of a weight is trained, and the range that its values keep to.
+
+    `rounding`: how far each weight leans to its upper neighbour, in gaps of the grid.
+    `scales`: a factor on each group's scale. `codebook`: the entries. `weights`: the weights
+    themselves, moved by steps of the grid and rounded to the nearest.
+    """
+
+    rounding: bool = False
+    scales: bool = False
+    codebook: bool = False
+    weights: bool = False
+
+
+def round_through(x: torch.Tensor) -> torch.Tensor:
+    """Return x rounded to whole numbers, with gradient 1 (Bengio et al., 1308.3432)."""
+    return x + (torch.round(x) - x).detach()
+
+
+class FakeQuantized:
+    """A weight in training: every value it takes can be stored as it is.
+
+    Shapes: w (n, k) float32. Weights move by d (n, k), in mean gaps of the grid. Rounding v (n, k)
+    in [-0.5, 0.5]: the code is that of the lower neighbour plus round(position between the
+    neighbours + v), as in SignRound (2309.05516) but on any grid, codebooks included. Scales m
+    (n, groups): the stored scale is round(start * m) on its own grid (whole sub-scales, float16
+    group scales, float32 row scales).
+    Raises: InvalidArgumentError for f16, which has no grid.
+    """
+
+    def __init__(self, w: torch.Tensor, start: Quantized, part: Part) -> None:
+        if start.dtype is Dtype.F16:
+            raise InvalidArgumentError("f16 has no grid to train on")
+        self._start, self._part = start, part
+        self._w = w.detach()
+        self._lower, self._row = _scale_parts(start)
+        self._offset = _offsets(start)
+        self._kept = (
+            torch.from_numpy(stored_elements(start)) if start.present.size else torch.ones(())
+        )
+        self._order = np.argsort(start.codebook, kind="stable")
+        self._entries = torch.from_numpy(start.codebook[self._order].astype(np.float32))
+        self._v = torch.zeros_like(self._w) if part.rounding else torch.zeros(())
+        self._moved = torch.zeros_like(self._w) if part.weights else torch.zeros(())
+        self._m = torch.ones_like(self._lower)
+        for tensor, trained in (
+            (self._moved, part.weights),
+            (self._v, part.rounding),
+            (self._m, part.scales),
+            (self._entries, part.codebook and bool(start.codebook.size)),
+        ):
+            tensor.requires_grad_(trained)
+        self._step = self._grid_step()
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Return what is trained, by name: weights, rounding, scales, codebook."""
+        named = {
+            "weights": self._moved,
+            "rounding": self._v,
+            "scales": self._m,
+            "codebook": self._entries,
+        }
+        return {name: tensor for name, tensor in named.items() if tensor.requires_grad}
+
+    def keep_in_range(self) -> None:
+        """Put every trained value back into its range; call after each step."""
+        with torch.no_grad():
+            if self._v.requires_grad:
+                self._v.clamp_(-0.5, 0.5)
+            if self._moved.requires_grad:
+                self._moved.clamp_(-MOST_MOVED, MOST_MOVED)
+            self._m.clamp_(LEAST_MULTIPLIER, MOST_MULTIPLIER)
+            if self._entries.requires_grad:
+                self._entries.clamp_(-127, 127)
+                self._entries.copy_(self._entries.sort().values)
+
+    def weight(self) -> torch.Tensor:
+        """Return the weight as it would be stored, (n, k) float32, differentiable."""
+        scale = self._spread(self._scales())
+        position = self._position(scale)
+        low, high, _ = self._neighbours(position)
+        upper = self._upper(position, low, high)
+        value = low + (high - low) * upper + self._spread(self._offset)
+        return value * scale * self._kept
+
+    def store(self) -> Quantized:
+        """Return the codes and scales of the values at this moment."""
+        with torch.no_grad():
+            scales = self._scales()
+            position = self._position(self._spread(scales))
+            low, high, code = self._neighbours(position)
+            code = code + self._upper(position, low, high)
+            fields = self._stored_scales(scales)
+        codes = code.to(torch.int32).numpy()
+        if self._start.codebook.size:
+            codes = self._order[codes]
+            entries = np.empty_like(self._start.codebook)
+            entries[self._order] = torch.round(self._entries.detach()).numpy().astype(np.int8)
+            fields["codebook"] = entries
+        kind = self._start.codes.dtype
+        return replace(self._start, codes=codes.astype(kind), **fields)
+
+    def _spread(self, per_group: torch.Tensor) -> torch.Tensor:
+        """Return (n, groups) as (n, k); a scale per row stays a column."""
+        if per_group.dim() == 0 or per_group.shape[1] == 1:
+            return per_group
+        return per_group.repeat_interleave(self._start.group, dim=1)[:, : self._start.shape[1]]
+
+    def _scales(self) -> torch.Tensor:
+        """Return the scale of each group as stored, (n, groups)."""
+        if self._start.sub_scales.size:
+            low, high = (-64, 63) if self._start.codebook.size else (-127, 127)
+            sub = round_through(self._lower * self._m)
+            return sub.clamp(low, high) * self._row
+        scaled = self._lower * self._m
+        if self._start.scales.size:
+            return scaled + (scaled.half().float() - scaled).detach()
+        return scaled
+
+    def _grid_step(self) -> torch.Tensor:
+        """Return the mean gap of the grid at the starting scales, (n, k) or (n, 1)."""
+        gap = 1.0
+        if self._start.codebook.size:
+            entries = self._entries.detach()
+            gap = float(entries[-1] - entries[0]) / (len(entries) - 1)
+        return gap * self._spread(self._scales().detach()).abs()
+
+    def _position(self, scale: torch.Tensor) -> torch.Tensor:
+        """Return the weights in units of the grid, their group's offset taken away."""
+        whole = torch.where(scale == 0, torch.ones_like(scale), scale)
+        w = self._w + self._moved * self._step if self._part.weights else self._w
+        return torch.where(scale == 0, 0.0, w / whole) - self._spread(self._offset)
+
+    def _neighbours(
+        self, position: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the grid's values below and above each position, and the lower one's code."""
+        at = position.detach()
+        if not self._start.codebook.size:
+            least, most, first = _UNIFORM[self._start.dtype]
+            low = at.floor().clamp(least, most - 1)
+            return low, low + 1, low - least + first
+        entries = round_through(self._entries)
+        index = torch.bucketize(at, entries.detach(), right=True) - 1
+        index = index.clamp(0, len(entries) - 2)
+        return entries[index], entries[index + 1], index
+
+    def _upper(self, position: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+        """Return 1 where the upper neighbour is taken, else 0."""
+        gap = (high - low).detach()
+        between = (position - low.detach()) / torch.where(gap == 0, torch.ones_like(gap), gap)
+        return round_through((between + self._v).clamp(0, 1))
+
+    def _stored_scales(self, scales: torch.Tensor) -> dict[str, Any]:
+        start = self._start
+        if start.sub_scales.size:
+            row = torch.where(self._row == 0, torch.ones_like(self._row), self._row)
+            sub = torch.round(scales / row)
+            return {"sub_scales": sub.to(torch.int8).numpy()}
+        if start.scales.size:
+            return {"scales": scales.numpy().astype(np.float16)}
+        return {"row_scales": scales[:, 0].numpy().astype(np.float32)}
+
+
+def _scale_parts(start: Quantized) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what is multiplied by m, (n, groups), and the row scales that it goes with, (n, 1)."""
+    rows = torch.from_numpy(start.row_scales.astype(np.float32))[:, None]
+    if start.sub_scales.size:
+        return torch.from_numpy(start.sub_scales.astype(np.float32)), rows
+    if start.scales.size:
+        return torch.from_numpy(start.scales.astype(np.float32)), rows
+    return rows, torch.ones_like(rows)
+
+
+def _offsets(start: Quantized) -> torch.Tensor:
+    """Return what a group adds to the grid's values: a codebook's shift, or minus the zero."""
+    if start.codebook.size:
+        return torch.from_numpy(start.shifts.astype(np.float32) * start.delta)
+    if start.zeros.size:
+        return -torch.from_numpy(start.zeros.astype(np.float32))
+    return torch.zeros(())

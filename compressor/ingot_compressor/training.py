@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training that a recipe asks for, between the search and the packing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ingot.errors import InvalidArgumentError
+from ingot.format import Dtype
+from ingot.packing import Quantized, dequantize
+from ingot_compressor.ir import Program
+from ingot_compressor.job import Job
+from ingot_compressor.measure import open_store
+from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
+from ingot_compressor.passes.blocks import split_blocks
+from ingot_compressor.passes.distill import DistillSettings, distill
+from ingot_compressor.passes.quantize import body_names
+from ingot_compressor.passes.refine import BlockReport, refine_blocks, weight_of
+from ingot_compressor.passes.train_block import TrainSettings
+from ingot_compressor.provenance import source_facts
+from ingot_compressor.recipe import Distil, Rounding
+from ingot_compressor.work import WorkFolder, work_key
+
+__all__ = ["TrainingFacts", "train"]
+
+STATE = "distil"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """What was trained and what came of it; goes into the certificate."""
+
+    method: str = "nearest"
+    blocks: tuple[BlockReport, ...] = ()
+    divergence_before: float | None = None
+    divergence_after: float | None = None
+    losses: tuple[float, ...] = field(default=())
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures without the curve."""
+        return {key: value for key, value in asdict(self).items() if key != "losses"}
+
+
+def train(job: Job, quantized: Program) -> tuple[Program, TrainingFacts]:
+    """Return the program with better codes, as the recipe's rounding and distil sections say.
+
+    A model small enough to be trained as a whole is; a larger one block by block. A recipe without
+    these sections, or a job without calibration text, leaves the program as it is.
+    Raises: InvalidArgumentError if the text is too short; StorageError for the work folder.
+    """
+    recipe, found = job.recipe, _weights(quantized)
+    trainable = [name for name in body_names(job.program) if found[name].dtype is not Dtype.F16]
+    if recipe.rounding is None and recipe.distil is None:
+        return quantized, TrainingFacts()
+    if job.calibration is None:
+        job.warnings.append("no calibration text: nothing was trained; give --calibration TEXT")
+        return quantized, TrainingFacts()
+    elements = sum(found[name].codes.size for name in trainable)
+    work = _work_folder(job)
+    if recipe.distil is not None and elements <= recipe.distil.most_weights:
+        better, facts = _distil(job, recipe.distil, found, trainable, work)
+    elif recipe.rounding is not None and recipe.rounding.method == "trained":
+        better, facts = _refine(job, recipe.rounding, found, work)
+    else:
+        return quantized, TrainingFacts()
+    changed = {n: replace(quantized.tensors[n], source=better[n]) for n in trainable}
+    return quantized.with_tensors(changed), facts
+
+
+def _weights(program: Program) -> dict[str, Quantized]:
+    found = {}
+    for tensor in program.weights():
+        if not isinstance(tensor.source, Quantized):
+            raise InvalidArgumentError(f"tensor '{tensor.name}' is not quantized")
+        found[tensor.name] = tensor.source
+    return found
+
+
+def _work_folder(job: Job) -> WorkFolder | None:
+    if job.options.work is None:
+        return None
+    options = {k: v for k, v in asdict(job.options).items() if k not in ("out", "work", "report")}
+    text = job.calibration.sha256 if job.calibration else None
+    facts = {
+        "options": options,
+        "recipe": asdict(job.recipe),
+        "text": text,
+        "source": source_facts(job.options.source),
+    }
+    return WorkFolder(job.options.work, work_key(facts))
+
+
+def _text_windows(job: Job, sequences: int, length: int) -> list[Any]:
+    if job.calibration is None:
+        return []
+    return job.windows(job.calibration, sequences * min(length, job.program.context), length)
+
+
+def _refine(
+    job: Job, rounding: Rounding, found: Mapping[str, Quantized], work: WorkFolder | None
+) -> tuple[dict[str, Quantized], TrainingFacts]:
+    windows = _text_windows(job, rounding.sequences, rounding.length)
+    if len(windows) < rounding.batch:
+        raise InvalidArgumentError("the calibration text is too short to train on: give more")
+    settings = TrainSettings(rounding.iterations, rounding.batch)
+    layers = len(split_blocks(job.program)) - 2
+    with job.progress.stage("Training blocks", layers * rounding.iterations) as done:
+        store = open_store(job.program)
+        better, blocks = refine_blocks(job.program, found, windows, settings, store, done, work)
+    return better, TrainingFacts("trained block by block", blocks)
+
+
+def _distil(
+    job: Job,
+    distil: Distil,
+    found: Mapping[str, Quantized],
+    trainable: list[str],
+    work: WorkFolder | None,
+) -> tuple[dict[str, Quantized], TrainingFacts]:
+    windows = _text_windows(job, distil.sequences, distil.length)
+    part = Part(**dict.fromkeys(distil.parts, True))
+    tensors = job.program.tensors
+    weights = {
+        name: FakeQuantized(torch.from_numpy(weight_of(tensors[name])), found[name], part)
+        for name in trainable
+    }
+    fixed = {
+        name: torch.from_numpy(dequantize(quantized))
+        for name, quantized in found.items()
+        if name not in weights
+    }
+    settings = DistillSettings(distil.steps, distil.batch, distil.rate)
+    save = None if work is None else (lambda state: work.save_state(STATE, state))
+    with job.progress.stage("Training the model", distil.steps) as done:
+        result = distill(
+            job.program,
+            weights,
+            fixed,
+            windows,
+            open_store(job.program),
+            settings,
+            done,
+            work.load_state(STATE) if work is not None else None,
+            save,
+        )
+    facts = TrainingFacts(
+        f"trained as a whole: {', '.join(distil.parts)}",
+        (),
+        result.before,
+        result.after,
+        result.losses,
+    )
+    return {name: weight.store() for name, weight in weights.items()}, facts

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training block by block and as a whole: better than the search, and resumable after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ingot.container import Container
+from ingot.errors import InvalidArgumentError
+from ingot.format import Dtype, Section
+from ingot.packing import Quantized, dequantize
+from ingot.tokenizer import Tokenizer
+from ingot_compressor.calibration import calibrate
+from ingot_compressor.execute import TensorStore, execute
+from ingot_compressor.importers import import_checkpoint
+from ingot_compressor.ir import Program
+from ingot_compressor.numerics import Encoding
+from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
+from ingot_compressor.passes.distill import DistillSettings, distill, top_kl
+from ingot_compressor.passes.fuse import fuse
+from ingot_compressor.passes.quantize import Choices, assign, body_names, quantize
+from ingot_compressor.passes.refine import refine_blocks, weight_of
+from ingot_compressor.passes.train_block import TrainSettings
+from ingot_compressor.texts import bundled_text, read_text
+from ingot_compressor.work import WorkFolder, work_key
+from tests.compressor.tiny_models import LLAMA, write_checkpoint
+
+LANTERN = Path(__file__).parents[2] / "examples/models/lantern"
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    folder = tmp_path_factory.mktemp("tiny")
+    return fuse(import_checkpoint(write_checkpoint(folder, LLAMA)).program)
+
+
+@pytest.fixture(scope="module")
+def windows() -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    return list(np.random.default_rng(0).integers(0, 300, (24, 32)))
+
+
+def quantized(program: Program, windows: Any, dtype: Dtype) -> dict[str, Quantized]:
+    statistics = calibrate(program, windows, TensorStore())
+    encoding, head = Encoding(dtype), Encoding(Dtype.Q8)
+    result = quantize(program, assign(program, Choices(encoding, head, head)), statistics)
+    found = {}
+    for tensor in result.weights():
+        assert isinstance(tensor.source, Quantized)
+        found[tensor.name] = tensor.source
+    return found
+
+
+def divergence(program: Program, weights: dict[str, Quantized], windows: Any) -> float:
+    tokens = torch.from_numpy(np.stack(windows))
+    values = {name: torch.from_numpy(dequantize(q)) for name, q in weights.items()}
+    with torch.no_grad():
+        reference, candidate = execute(program, tokens), execute(program, tokens, weights=values)
+    return float(top_kl(reference, candidate, 10_000))
+
+
+def test_top_kl_is_the_divergence_and_a_lower_bound_of_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, q = (3 * torch.randn(5, 40, generator=generator) for _ in range(2))
+    a, b = torch.softmax(p.double(), -1), torch.softmax(q.double(), -1)
+    exact = float((a * (a / b).log()).sum(-1).mean())
+    assert math.isclose(float(top_kl(p, q, 40)), exact, rel_tol=1e-5)
+    fewer = [float(top_kl(p, q, top)) for top in (39, 20, 5, 1)]
+    assert all(0 <= x <= exact + 1e-6 for x in fewer) and fewer == sorted(fewer, reverse=True)
+    # the rest as one event, by hand for one row
+    order = a[0].argsort(descending=True)[:5]
+    rest_a, rest_b = 1 - a[0, order].sum(), 1 - b[0, order].sum()
+    by_hand = (a[0, order] * (a[0, order] / b[0, order]).log()).sum()
+    by_hand += rest_a * (rest_a / rest_b).log()
+    assert math.isclose(float(top_kl(p[:1], q[:1], 5)), float(by_hand), rel_tol=1e-4)
+
+
+def test_blocks_come_closer_and_the_model_with_them(program: Program, windows: Any) -> None:
+    start = quantized(program, windows, Dtype.C3)
+    settings = TrainSettings(iterations=40, batch=4)
+    done: list[int] = []
+    better, reports = refine_blocks(program, start, windows, settings, TensorStore(), done.append)
+    assert done == list(range(1, 81)) and len(reports) == 2
+    assert all(report.after < report.before for report in reports)
+    assert divergence(program, better, windows) < 0.9 * divergence(program, start, windows)
+    apart = {program.head(), program.embedding()}
+    assert all(better[name] is start[name] for name in apart)
+
+
+def test_finished_blocks_are_not_trained_again(
+    program: Program, windows: Any, tmp_path: Path
+) -> None:
+    start = quantized(program, windows, Dtype.C3)
+    settings = TrainSettings(iterations=4, batch=4)
+    work = WorkFolder(tmp_path / "work", "key")
+    first, reports = refine_blocks(program, start, windows, settings, TensorStore(), None, work)
+    again, none = refine_blocks(program, start, windows, settings, TensorStore(), None, work)
+    assert len(reports) == 2 and none == ()
+    for name, weight in first.items():
+        assert np.array_equal(weight.codes, again[name].codes)
+        assert np.array_equal(dequantize(weight), dequantize(again[name]))
+
+
+def test_a_work_folder_belongs_to_one_compression(tmp_path: Path) -> None:
+    WorkFolder(tmp_path / "work", work_key({"a": 1}))
+    WorkFolder(tmp_path / "work", work_key({"a": 1}))
+    with pytest.raises(InvalidArgumentError, match="another compression"):
+        WorkFolder(tmp_path / "work", work_key({"a": 2}))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match="is not empty"):
+        WorkFolder(tmp_path / "other", "key")
+
+
+def fake(program: Program, start: dict[str, Quantized], part: Part) -> dict[str, FakeQuantized]:
+    return {
+        name: FakeQuantized(torch.from_numpy(weight_of(program.tensors[name])), start[name], part)
+        for name in body_names(program)
+    }
+
+
+@pytest.mark.parametrize(
+    "part", [Part(rounding=True, scales=True, codebook=True), Part(weights=True, scales=True)]
+)
+def test_the_whole_model_comes_closer_on_text_kept_apart(part: Part) -> None:
+    imported = import_checkpoint(LANTERN)
+    program = fuse(imported.program)
+    text = bundled_text("calibration")
+    assert text is not None
+    ids = Tokenizer(imported.tokenizer_json, 0, False).encode(read_text(text).content[:40_000])
+    windows = list(np.asarray(ids[: 96 * 64], np.int64).reshape(96, 64))
+    start = quantized(program, windows, Dtype.C2)
+    weights = fake(program, start, part)
+    settings = DistillSettings(steps=12, batch=2, rate=0.008, held=8)
+    result = distill(program, weights, {}, windows, TensorStore(), settings)
+    assert result.after < 0.96 * result.before and len(result.losses) == 12
+    better = {name: weight.store() for name, weight in weights.items()}
+    body = {name: start[name] for name in weights}
+    held = windows[: settings.held]
+    assert math.isclose(divergence(program, better, held), result.after, rel_tol=1e-3)
+    assert math.isclose(divergence(program, body, held), result.before, rel_tol=1e-3)
+
+
+def test_too_little_text_is_refused(program: Program, windows: Any) -> None:
+    settings = DistillSettings(steps=1, batch=4, rate=0.02, held=8)
+    with pytest.raises(InvalidArgumentError, match="11 windows of calibration text, expected at"):
+        distill(program, {}, {}, windows[:11], TensorStore(), settings)
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(program: Program, windows: Any) -> None:
+    start = quantized(program, windows, Dtype.C3)
+    part, settings = Part(rounding=True, scales=True), DistillSettings(10, 4, 0.02, held=4)
+    whole = fake(program, start, part)
+    unbroken = distill(program, whole, {}, windows, TensorStore(), settings)
+
+    states: list[dict[str, Any]] = []
+    broken = fake(program, start, part)
+    with pytest.raises(KeyboardInterrupt):
+        distill(
+            program, broken, {}, windows, TensorStore(), settings, _stop_at(6), None, states.append
+        )
+    assert len(states[-1]["losses"]) == 6
+    resumed = fake(program, start, part)
+    result = distill(program, resumed, {}, windows, TensorStore(), settings, None, states[-1], None)
+    assert result == unbroken
+    for name, weight in whole.items():
+        assert np.array_equal(weight.store().codes, resumed[name].store().codes)
+
+
+def _stop_at(step: int) -> Any:
+    def progress(done: int) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+RECIPE = """
+name = "short"
+description = "a short training"
+[formats]
+body = "c3"
+head = "q8"
+embedding = "q8"
+q4_group = 32
+[method]
+search = false
+calibrate = true
+calibration_tokens = 512
+evaluation_tokens = 2048
+[rounding]
+method = "trained"
+sequences = 4
+length = 64
+batch = 2
+iterations = 3
+[distil]
+train = "rounding+scales"
+steps = 10
+sequences = 24
+length = 40
+batch = 2
+rate = 0.01
+most_weights = {most}
+"""
+
+
+@pytest.mark.parametrize("most", [0, 10_000_000], ids=["blocks", "whole"])
+def test_a_killed_compression_goes_on_and_gives_the_same_file(tmp_path: Path, most: int) -> None:
+    recipe = tmp_path / "short.toml"
+    recipe.write_text(RECIPE.format(most=most), encoding="utf-8")
+    whole, resumed = tmp_path / "whole.ingot", tmp_path / "resumed.ingot"
+    assert _compress(recipe, whole, tmp_path / "a").wait() == 0
+
+    work = tmp_path / "b"
+    first = _compress(recipe, resumed, work)
+    _wait_for_a_part(work, first)
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL and not resumed.exists()
+    parts = sorted(path.name for path in work.iterdir())
+    assert _compress(recipe, resumed, work).wait() == 0
+    assert len(parts) > 1
+    assert _measured(whole) == _measured(resumed)
+
+
+def _compress(recipe: Path, out: Path, work: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "ingot", "compress", str(LANTERN), "--out", str(out)]
+    command += ["--preset", str(recipe), "--work", str(work), "--quiet", "--threads", "1"]
+    return subprocess.Popen([*command, "--no-certificate"])
+
+
+def _wait_for_a_part(work: Path, process: subprocess.Popen[bytes]) -> None:
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit and process.poll() is None:
+        if work.exists() and any(p.suffix in (".npz", ".pt") for p in work.iterdir()):
+            return
+        time.sleep(0.01)
+    pytest.fail("no part was kept before the end")
+
+
+def _measured(path: Path) -> dict[str, Any]:
+    with Container(path) as file:
+        digests = {s.kind: bytes(s.sha256).hex() for s in file.sections}
+        text = json.loads(bytes(file.section(Section.META)))
+    return {
+        "weights": digests[Section.WEIGHTS],
+        "program": digests[Section.PROGRAM],
+        "recipe": text["recipe"],
+    }
