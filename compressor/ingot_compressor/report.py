@@ -12,8 +12,7 @@ from typing import Any
 
 from ingot.container import Container
 from ingot.errors import StorageError
-from ingot.format import Dtype
-from ingot.packing import unpack
+from ingot.packing import unpack_record
 from ingot_compressor.ir import Program, Weight
 from ingot_compressor.numerics import relative_error
 
@@ -47,20 +46,12 @@ def tensor_errors(program: Program, path: Path) -> Iterator[TensorError]:
             if not isinstance(tensor.source, Weight):
                 continue
             number = container.tensor_id(tensor.name)
-            record = container.tensors[number]
-            n, k = tensor.shape
-            quantized = unpack(
-                container.tensor_bytes(number),
-                Dtype(record.dtype),
-                (n, k),
-                record.group,
-                record.codebook[:16],
-                record.delta,
-            )
+            quantized = unpack_record(container, number)
             error = relative_error(tensor.source.load(), quantized)
             decibels = -10 * math.log10(error) if error > 0 else math.inf
-            name = Dtype(record.dtype).name.lower()
-            yield TensorError(tensor.name, name, record.size, decibels)
+            name = quantized.dtype.name.lower()
+            size = container.tensors[number].size
+            yield TensorError(tensor.name, name, size, decibels)
 
 
 def render_report(title: str, figures: Mapping[str, Any], errors: Sequence[TensorError]) -> str:

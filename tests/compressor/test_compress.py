@@ -272,3 +272,22 @@ def test_lantern_in_c4_is_within_five_percent_of_its_reference(
     assert report.formats["body"] == "c4" and report.bits_per_weight_body < 4.4
     assert report.quality["perplexity"] < 1.05 * report.quality["reference_perplexity"]
     assert report.quality["mean_kl"] < 0.01 and report.quality["top1_agreement"] > 0.9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--format", "c5"), ("--format", "c4", "--layout", "t16_k8"), ("--sparsity", "0.2")],
+    ids=["c5", "t16_k8", "sparse"],
+)
+def test_report_reads_every_way_to_store(
+    checkpoint: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    report = tmp_path / "x.html"
+    out = tmp_path / "x.ingot"
+    status = run(checkpoint, out, "--preset", "draft", *options, "--report", str(report))
+    assert status == 0
+    program = fuse(import_checkpoint(checkpoint).program)
+    errors = {e.name: e.decibels for e in tensor_errors(program, out)}
+    # a wrong table, layout or list of superblocks gives noise: about 0 dB
+    limit = 2.0 if "--sparsity" in options else 12.0
+    assert all(decibels > limit for decibels in errors.values()), errors

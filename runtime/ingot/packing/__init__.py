@@ -13,6 +13,7 @@ from ingot.packing.quantized import (
     stored_elements,
     zero_code,
 )
+from ingot.packing.records import unpack_record
 from ingot.packing.sizes import (
     WEIGHT_DTYPES,
     WEIGHT_FORMATS,
@@ -49,5 +50,6 @@ __all__ = [
     "superblock_count",
     "tile_bytes",
     "unpack",
+    "unpack_record",
     "zero_code",
 ]

@@ -13,9 +13,7 @@ from ingot.errors import ContextFullError, InvalidArgumentError
 from ingot.format import (
     ActivationParameters,
     AttentionParameters,
-    Dtype,
     Epilogue,
-    Layout,
     LinearFlag,
     LinearParameters,
     NormParameters,
@@ -23,9 +21,8 @@ from ingot.format import (
     Parameters,
     RopeParameters,
     ScalarParameters,
-    Sparsity,
 )
-from ingot.packing import Quantized, unpack
+from ingot.packing import Quantized, unpack_record
 from ingot.reference import attention as attention_ops
 from ingot.reference import elementwise, kv_formats
 from ingot.reference import linear as linear_ops
@@ -202,19 +199,7 @@ class ReferenceSession:
     def weight(self, tensor: int) -> Quantized:
         """Return the codes and scales of a weight, unpacked once per session."""
         if tensor not in self._weights:
-            record = self.container.tensors[tensor]
-            shape = (record.shape[0], record.shape[1])
-            data = self.container.tensor_bytes(tensor)
-            self._weights[tensor] = unpack(
-                data,
-                Dtype(record.dtype),
-                shape,
-                record.group,
-                record.codebook,
-                record.delta,
-                Layout(record.layout),
-                record.sparsity == Sparsity.SUPERBLOCK,
-            )
+            self._weights[tensor] = unpack_record(self.container, tensor)
         return self._weights[tensor]
 
     def prepared(self, tensor: int) -> linear_ops.LinearWeight:
