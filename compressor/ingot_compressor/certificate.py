@@ -73,7 +73,7 @@ def judge(gate: Gate | None, scores: Scores | None, recovery: Recovery | None = 
         return Judgement(Verdict.UNGATED, "the recipe sets no limits")
     if scores is None:
         return Judgement(Verdict.UNGATED, "nothing was measured: no evaluation text was given")
-    limits = (
+    limits: tuple[Limit, ...] = (
         _limit("mean_kl", gate.mean_kl, scores.kl, gate.confidence, None),
         _limit("p99_kl", gate.p99_kl, scores.kl, gate.confidence, 0.99),
     )

@@ -44,6 +44,10 @@ class Window:
     tokens: NDArray[np.int64]
     first: int = UNSCORED
 
+    def __len__(self) -> int:
+        """Return its tokens."""
+        return len(self.tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class PositionScores:
