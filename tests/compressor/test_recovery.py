@@ -77,16 +77,23 @@ def simulate(shares: tuple[float, ...], items: int, trials: int) -> list[Recover
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     truth = (CLOSE[0] + CLOSE[2]) / (CLOSE[0] + CLOSE[1])
-    found = simulate(CLOSE, 400, 300)
+    found = simulate(CLOSE, 400, 200)
     hits = sum(one.low <= truth <= one.high for one in found)
-    # 285 expected, deviation 3.8
-    assert 272 <= hits <= 297
+    # 190 expected, deviation 3.1
+    assert 180 <= hits <= 199
+    # a file that is at the level itself hardly ever gets a verdict
+    verdicts = [one.verdict(truth) for one in found]
+    assert verdicts.count(Verdict.PASS) <= 12 and verdicts.count(Verdict.FAIL) <= 12
 
 
-def test_a_file_at_the_level_hardly_ever_gets_a_verdict() -> None:
-    truth = (CLOSE[0] + CLOSE[2]) / (CLOSE[0] + CLOSE[1])
-    verdicts = [one.verdict(truth) for one in simulate(CLOSE, 400, 300)]
-    assert verdicts.count(Verdict.PASS) <= 17 and verdicts.count(Verdict.FAIL) <= 17
+@pytest.mark.parametrize("items", [40, 100])
+def test_few_items_without_a_loss_prove_little(items: int) -> None:
+    """A file that loses 2 % of the items: the plain percentiles would pass it 44 times of 100."""
+    shares = (0.6, 0.02, 0.0, 0.38)
+    found = simulate(shares, items, 100)
+    assert sum(one.verdict(0.6 / 0.62) is Verdict.PASS for one in found) <= 13
+    nothing_lost = measure_recovery(*answers(items, 0, 0, 0))
+    assert nothing_lost.ratio == 1 and 1 - 4 / items < nothing_lost.low < 1
 
 
 def test_verdicts_stand_on_the_whole_interval() -> None:

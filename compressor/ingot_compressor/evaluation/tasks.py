@@ -74,6 +74,13 @@ class TextEncoder:
         start = max(start, 1)
         return fit_request(Request(tuple(whole[:start]), tuple(whole[start:])), self.context)
 
+    def prompt(self, text: str) -> list[int]:
+        """Return the tokens of a text to go on from, at least the one that begins a text."""
+        ids = self.tokenizer.encode(text, begin=False)
+        if self.begin is not None and (self.always or not ids) and ids[:1] != [self.begin]:
+            return [self.begin, *ids]
+        return ids
+
 
 def requests_of(item: Scored, encoder: TextEncoder) -> list[Request]:
     """Return what has to be scored to know whether an item is solved."""
