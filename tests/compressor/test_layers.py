@@ -90,7 +90,8 @@ def test_figures_are_those_of_the_whole_programs(tiny: SimpleNamespace) -> None:
 
 
 def test_f16_loses_next_to_nothing(tiny: SimpleNamespace) -> None:
-    for near, far in zip(compare(tiny.program, tiny.f16), compare(tiny.program, tiny.path)):
+    found = compare(tiny.program, tiny.f16), compare(tiny.program, tiny.path)
+    for near, far in zip(*found, strict=True):
         assert near.decibels > 50 > 30 > far.decibels
         assert 1 - near.cosine < 1e-5 < 1e-4 < 1 - far.cosine
 
