@@ -29,7 +29,7 @@ def write(folder: Path, *lines: str) -> Path:
 def test_lines_name_their_kind(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        '{"kind": "pair", "good": "a\\u2028b", "bad": "b a"}',
+        '{"kind": "pair", "good": "a\u2028b", "bad": "b a"}',
         "",
         '{"kind": "last_word", "context": "x", "continuation": " y"}',
         '{"kind": "choice", "query": "q", "choices": [" a", " b"], "gold": 1}',

@@ -108,6 +108,9 @@ def test_texts_begin_as_the_file_says(lantern_ingot: Path, tiny: SimpleNamespace
     assert encoder.prompt("") == [end]
     # without a token to begin with, the first one is not scored
     bare = encoder_of(tiny.path)
+    # of bytes a space is a token of its own, and still goes with what follows
+    spaced = bare.request("ab ", "cd")
+    assert (len(spaced.prefix), len(spaced.continuation)) == (2, 3)
     assert bare.begin is None
     assert len(bare.request("", "abcd").prefix) == 1
     with pytest.raises(InvalidArgumentError, match="too few tokens"):
