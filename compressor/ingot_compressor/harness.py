@@ -27,7 +27,7 @@ try:
     from lm_eval.api.registry import register_model
 except ImportError as error:
     raise MissingExtraError(
-        "the harness adapter needs lm-evaluation-harness: pip install 'ingot[eval]'"
+        "the harness adapter needs lm-evaluation-harness: pip install 'ingot[compress,eval]'"
     ) from error
 
 __all__ = ["IngotLM", "rolling_requests"]
