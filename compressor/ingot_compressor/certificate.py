@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingot.format import Section
+from ingot_compressor.evaluation.recovery import Recovery, items_that_decide
+from ingot_compressor.evaluation.verdict import Verdict
 from ingot_compressor.recipe import Gate, Recipe
 
 if TYPE_CHECKING:
@@ -26,28 +27,28 @@ RESAMPLES = 1000
 SEED = 20260101
 
 
-class Verdict(str, Enum):
-    """What the gate says of a file."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-    UNGATED = "ungated"
-
-
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit, the measured value, and its confidence interval over windows."""
+    """One limit, the measured value, and its confidence interval.
+
+    `at_least` is for a level to reach instead of a bound to keep; `remark` says what would decide.
+    """
 
     name: str
     limit: float
     measured: float
     low: float
     high: float
+    at_least: bool = False
+    remark: str = ""
 
     @property
     def verdict(self) -> Verdict:
         """Pass or fail only where the whole interval stands on one side."""
+        if self.at_least:
+            if self.low >= self.limit:
+                return Verdict.PASS
+            return Verdict.FAIL if self.high < self.limit else Verdict.INCONCLUSIVE
         if not np.isfinite(self.measured) or self.low > self.limit:
             return Verdict.FAIL
         return Verdict.PASS if self.high <= self.limit else Verdict.INCONCLUSIVE
@@ -62,26 +63,33 @@ class Judgement:
     limits: tuple[Limit, ...] = ()
 
 
-def judge(gate: Gate | None, scores: Scores | None) -> Judgement:
-    """Return the verdict on measured scores.
+def judge(gate: Gate | None, scores: Scores | None, recovery: Recovery | None = None) -> Judgement:
+    """Return the verdict on measured scores, and on the accuracy where both level and items are.
 
-    Intervals are bootstrapped over windows: positions of one window depend on each other.
+    Intervals of the divergence are bootstrapped over windows: positions of one window depend on
+    each other; that of `recovery` over items, measured at the gate's confidence.
     """
     if gate is None:
         return Judgement(Verdict.UNGATED, "the recipe sets no limits")
     if scores is None:
         return Judgement(Verdict.UNGATED, "nothing was measured: no evaluation text was given")
-    limits = (
+    limits: tuple[Limit, ...] = (
         _limit("mean_kl", gate.mean_kl, scores.kl, gate.confidence, None),
         _limit("p99_kl", gate.p99_kl, scores.kl, gate.confidence, 0.99),
     )
+    accuracy = _accuracy_limits(gate, recovery)
+    failed = any(x.verdict is Verdict.FAIL for x in accuracy)
     windows = len(scores.kl)
-    if windows < gate.least_windows and all(np.isfinite(x.measured) for x in limits):
+    few = windows < gate.least_windows and all(np.isfinite(x.measured) for x in limits)
+    limits += accuracy
+    if few and not failed:
         reason = (
             f"{windows} windows were measured, the gate needs {gate.least_windows}:"
             " give more evaluation text"
         )
         return Judgement(Verdict.INCONCLUSIVE, reason, limits)
+    if few:
+        return Judgement(Verdict.FAIL, "; ".join(_sentence(x) for x in accuracy), limits)
     for verdict in (Verdict.FAIL, Verdict.INCONCLUSIVE):
         found = [x for x in limits if x.verdict is verdict]
         if found:
@@ -89,7 +97,25 @@ def judge(gate: Gate | None, scores: Scores | None) -> Judgement:
     return Judgement(Verdict.PASS, "; ".join(_sentence(x) for x in limits), limits)
 
 
+def _accuracy_limits(gate: Gate, recovery: Recovery | None) -> tuple[Limit, ...]:
+    if gate.recovery is None or recovery is None:
+        return ()
+    r, level, remark = recovery, gate.recovery, ""
+    if r.verdict(level) is Verdict.INCONCLUSIVE:
+        needed = items_that_decide(r, level, gate.confidence)
+        remark = (
+            f"the reference solves none of {r.items} items"
+            if r.both + r.only_reference == 0
+            else f"about {needed} items would decide, {r.items} were given"
+            if needed is not None
+            else f"it is at the level itself with {r.items} items"
+        )
+    return (Limit("recovery", level, r.ratio, r.low, r.high, at_least=True, remark=remark),)
+
+
 def _sentence(limit: Limit) -> str:
+    if limit.at_least:
+        return _sentence_of_level(limit)
     relation = {
         Verdict.PASS: "within",
         Verdict.FAIL: "above",
@@ -98,6 +124,19 @@ def _sentence(limit: Limit) -> str:
     return (
         f"{limit.name} {limit.measured:.4f} [{limit.low:.4f}, {limit.high:.4f}]"
         f" is {relation} the limit {limit.limit:g}"
+    )
+
+
+def _sentence_of_level(limit: Limit) -> str:
+    relation = {
+        Verdict.PASS: "reaches",
+        Verdict.FAIL: "is below",
+        Verdict.INCONCLUSIVE: "is too close to",
+    }[limit.verdict]
+    remark = f" ({limit.remark})" if limit.remark else ""
+    return (
+        f"{limit.name} {limit.measured:.4f} [{limit.low:.4f}, {limit.high:.4f}]"
+        f" {relation} the level {limit.limit:g}{remark}"
     )
 
 

@@ -17,9 +17,11 @@ __all__ = [
     "PositionScores",
     "Quality",
     "Scores",
+    "Window",
     "compare_logits",
     "evaluate",
     "log_softmax",
+    "strided_windows",
     "summarize",
     "token_windows",
 ]
@@ -29,19 +31,37 @@ UNSCORED = 32
 LONGEST_WINDOW = 512
 # float64 logits that are held at once, in elements: 32 MB a copy.
 BLOCK_ELEMENTS = 1 << 22
+NEAR = 5
 
 # Token ids of one window -> logits (m, v) float32.
 Logits = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Token ids (m,) of which those from `first` on are scored."""
+
+    tokens: NDArray[np.int64]
+    first: int = UNSCORED
+
+    def __len__(self) -> int:
+        """Return its tokens."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class PositionScores:
-    """Figures of each scored position of a window. Shapes: (positions,). Units: nats."""
+    """Figures of each scored position of a window. Shapes: (positions,). Units: nats.
+
+    `agrees`: both models have the same likeliest token; `nearly`: the reference's likeliest token
+    is among the file's NEAR likeliest.
+    """
 
     kl: NDArray[np.float64]
     agrees: NDArray[np.bool_]
     loss: NDArray[np.float64]
     reference_loss: NDArray[np.float64]
+    nearly: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +72,21 @@ class Scores:
     agrees: tuple[NDArray[np.bool_], ...]
     loss: tuple[NDArray[np.float64], ...]
     reference_loss: tuple[NDArray[np.float64], ...]
+    nearly: tuple[NDArray[np.bool_], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Measured quality; logarithms are natural. `tokens` counts scored positions."""
+    """Measured quality; logarithms are natural. `tokens` counts scored positions.
+
+    `top5_agreement`: how often the reference's likeliest token is among the file's five likeliest.
+    """
 
     mean_kl: float
     p99_kl: float
+    p999_kl: float
     top1_agreement: float
+    top5_agreement: float
     perplexity: float
     reference_perplexity: float
     tokens: int
@@ -100,9 +126,12 @@ def compare_logits(
         np.subtract(p, q, out=q)
         np.exp(p, out=p)
         kl[rows] = np.einsum("ij,ij->i", p, q)
-    agrees = reference.argmax(axis=1) == candidate.argmax(axis=1)
+    best = reference.argmax(axis=1)
+    agrees = best == candidate.argmax(axis=1)
+    above = candidate > candidate[np.arange(m), best][:, None]
+    nearly = agrees | (above.sum(axis=1) < NEAR)
     # Rounding can leave a tiny negative number where both are equal.
-    return PositionScores(np.where(kl < 0, 0.0, kl), agrees, loss, reference_loss)
+    return PositionScores(np.where(kl < 0, 0.0, kl), agrees, loss, reference_loss, nearly)
 
 
 def token_windows(
@@ -128,22 +157,55 @@ def token_windows(
             yield part
 
 
+def strided_windows(
+    ids: Sequence[int],
+    window: int,
+    stride: int,
+    bos: int | None,
+    most_tokens: int | None = None,
+) -> Iterator[Window]:
+    """Yield windows that begin `stride` tokens apart; each scores what none before it scored.
+
+    Every scored token has at least UNSCORED before it, most of them window - stride.
+    Raises: InvalidArgumentError for a stride that leaves less.
+    Source: the sliding window of perplexity as transformers documents it ("Perplexity of
+        fixed-length models").
+    """
+    size, begun = window - (bos is not None), int(bos is not None)
+    if not 1 <= stride <= window - UNSCORED:
+        raise InvalidArgumentError(
+            f"a stride of {stride} with windows of {window} tokens: expected 1 to"
+            f" {window - UNSCORED}, so that {UNSCORED} tokens stand before each scored one"
+        )
+    text, scored = np.asarray(ids[:most_tokens], np.int64), UNSCORED - begun
+    for begin in range(0, len(text), stride):
+        end = min(begin + size, len(text))
+        if end > scored:
+            part = text[begin:end]
+            tokens = part if bos is None else np.concatenate([np.array([bos], np.int64), part])
+            yield Window(tokens, scored - begin + begun)
+            scored = end
+
+
 def evaluate(
-    windows: Iterable[NDArray[np.int64]],
+    windows: Iterable[NDArray[np.int64] | Window],
     reference: Logits,
     candidate: Logits,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
     """Score both models on each window, one window in memory at a time.
 
-    `progress` is told the windows done so far.
+    A window of plain token ids is scored from position UNSCORED on. `progress` is told the windows
+    done so far.
     """
     found: list[PositionScores] = []
-    for tokens in windows:
+    for given in windows:
+        window = given if isinstance(given, Window) else Window(given)
+        tokens, first = window.tokens, window.first
         # Logits at position i - 1 predict token i.
-        scored = slice(UNSCORED - 1, len(tokens) - 1)
+        scored = slice(first - 1, len(tokens) - 1)
         found.append(
-            compare_logits(reference(tokens)[scored], candidate(tokens)[scored], tokens[UNSCORED:])
+            compare_logits(reference(tokens)[scored], candidate(tokens)[scored], tokens[first:])
         )
         if progress is not None:
             progress(len(found))
@@ -157,6 +219,7 @@ def evaluate(
         tuple(x.agrees for x in found),
         tuple(x.loss for x in found),
         tuple(x.reference_loss for x in found),
+        tuple(x.nearly for x in found),
     )
 
 
@@ -166,7 +229,9 @@ def summarize(scores: Scores) -> Quality:
     return Quality(
         mean_kl=float(kl.mean()),
         p99_kl=float(np.quantile(kl, 0.99)),
+        p999_kl=float(np.quantile(kl, 0.999)),
         top1_agreement=float(np.concatenate(scores.agrees).mean()),
+        top5_agreement=float(np.concatenate(scores.nearly).mean()),
         perplexity=float(np.exp(np.concatenate(scores.loss).mean())),
         reference_perplexity=float(np.exp(np.concatenate(scores.reference_loss).mean())),
         tokens=int(kl.size),

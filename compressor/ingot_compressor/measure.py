@@ -15,24 +15,11 @@ from ingot import Model
 from ingot._native import native
 from ingot.errors import InvalidArgumentError
 from ingot.session import Session
-from ingot_compressor.evaluate import (
-    LONGEST_WINDOW,
-    Logits,
-    Quality,
-    Scores,
-    evaluate,
-    summarize,
-    token_windows,
-)
+from ingot_compressor.evaluate import Logits, Scores, Window, evaluate
 from ingot_compressor.execute import TensorStore, execute
-from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import Program
-from ingot_compressor.passes.fuse import fuse
-from ingot_compressor.progress import Progress
-from ingot_compressor.texts import read_text
 
 __all__ = [
-    "compare_with_checkpoint",
     "measure_file",
     "open_store",
     "packed_logits",
@@ -94,7 +81,7 @@ def measure_file(
     path: Path,
     program: Program,
     store: TensorStore,
-    windows: Sequence[NDArray[np.int64]],
+    windows: Sequence[NDArray[np.int64] | Window],
     progress: Callable[[int], None] | None = None,
     threads: int = 0,
 ) -> Scores:
@@ -125,31 +112,3 @@ def used_isa() -> str:
     """Return the strongest instruction set that the native kernels may use here."""
     mask = int(native().lib.ingot_cpu_mask())
     return next((ISA_NAMES[bit] for bit in sorted(ISA_NAMES, reverse=True) if mask & bit), "ref")
-
-
-def compare_with_checkpoint(
-    path: Path,
-    source: Path,
-    text: Path,
-    most_tokens: int | None,
-    window: int | None,
-    progress: Progress,
-) -> Quality:
-    """Measure a file against its checkpoint on the first tokens of a text: `ingot eval`.
-
-    Raises: InvalidArgumentError if file and checkpoint do not belong together, the window does not
-        fit the file's context, or the text is too short.
-    """
-    content = read_text(text).content
-    with Model(path) as model:
-        context = model.info.context
-        tokenizer, settings = model.tokenizer, model.chat
-    if window is not None and window > context:
-        raise InvalidArgumentError(f"--window {window} is longer than the file's context {context}")
-    bos = settings.bos_token_id if settings.add_bos else None
-    ids = tokenizer.encode(content, begin=False)
-    size = window or min(context, LONGEST_WINDOW)
-    windows = list(token_windows(ids, size, bos, most_tokens))
-    program = fuse(import_checkpoint(source, context).program)
-    with progress.stage("Measuring", len(windows)) as done:
-        return summarize(measure_file(path, program, open_store(program), windows, done))

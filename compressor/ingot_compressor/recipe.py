@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,16 @@ class Distil:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Limits on the KL divergence (natural logarithm) and what is needed to judge them."""
+    """Limits on the KL divergence (natural logarithm) and what is needed to judge them.
+
+    `recovery` is the least ratio of the file's accuracy to the reference's, None for no limit.
+    """
 
     mean_kl: float
     p99_kl: float
     confidence: float
     least_windows: int
+    recovery: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +189,10 @@ def _check_gate(label: str, gate: Gate | None) -> None:
         raise InvalidArgumentError(
             f"recipe {label}: limits and least_windows of the gate must be positive"
         )
+    if gate.recovery is not None and not 0 < gate.recovery <= 1:
+        raise InvalidArgumentError(
+            f"recipe {label}: gate.recovery is {gate.recovery:g}, expected above 0 to 1"
+        )
 
 
 def _check_training(label: str, rounding: Rounding | None, distil: Distil | None) -> None:
@@ -209,9 +217,14 @@ def _section(label: str, values: dict[str, Any], key: str, kind: type[Any]) -> A
     table = values[key]
     if not isinstance(table, dict):
         raise InvalidArgumentError(f"recipe {label}: '{key}' is not a table")
-    fields: dict[str, str] = dict(kind.__annotations__)
-    _only(label, f"{key}.", table, tuple(fields), ())
-    taken = {name: _typed(label, f"{key}.{name}", table[name], fields[name]) for name in fields}
+    kinds: dict[str, str] = dict(kind.__annotations__)
+    optional = tuple(one.name for one in fields(kind) if one.default is not MISSING)
+    needed = tuple(name for name in kinds if name not in optional)
+    _only(label, f"{key}.", table, needed, optional)
+    taken = {
+        name: _typed(label, f"{key}.{name}", value, kinds[name].removesuffix(" | None"))
+        for name, value in table.items()
+    }
     return kind(**taken)
 
 

@@ -25,6 +25,7 @@ from ingot_compressor.evaluate import (
     compare_logits,
     evaluate,
     log_softmax,
+    strided_windows,
     summarize,
     token_windows,
 )
@@ -73,6 +74,16 @@ def test_divergence_and_losses_follow_their_formulas() -> None:
         assert found.agrees[i] == (p[i].argmax() == q[i].argmax())
 
 
+def test_nearly_means_among_the_five_likeliest() -> None:
+    p, q = logits(200, 23, 5), logits(200, 23, 6)
+    q += p / 2
+    found = compare_logits(p, q, np.zeros(200, np.int64))
+    five = np.argsort(-q, axis=1)[:, :5]
+    expected = [int(p[i].argmax()) in five[i].tolist() for i in range(200)]
+    assert found.nearly.tolist() == expected
+    assert found.agrees.mean() < found.nearly.mean() < 1
+
+
 def test_divergence_is_from_the_reference() -> None:
     p, q = np.array([[0.0, 0.0]], np.float32), np.array([[0.0, 5.0]], np.float32)
     there = compare_logits(p, q, np.zeros(1, np.int64)).kl[0]
@@ -117,6 +128,43 @@ def test_windows_do_not_overlap_and_begin_as_inference_does() -> None:
         list(token_windows(ids, 33, None))
 
 
+@pytest.mark.parametrize("bos", [None, 7])
+@pytest.mark.parametrize(("size", "stride"), [(50, 18), (50, 5), (60, 1), (40, 8)])
+def test_strided_windows_score_each_token_once(bos: int | None, size: int, stride: int) -> None:
+    ids = list(range(100, 260))
+    windows = list(strided_windows(ids, size, stride, bos, 150))
+    scored = np.concatenate([w.tokens[w.first :] for w in windows])
+    assert scored.tolist() == ids[UNSCORED - (bos is not None) : 150]
+    assert all(len(w.tokens) <= size and w.first >= UNSCORED for w in windows)
+    assert all(bos is None or w.tokens[0] == bos for w in windows)
+    # all but the first and the last score `stride` tokens behind the longest context there is
+    middle = [(len(w.tokens), len(w.tokens) - w.first) for w in windows[1:-1]]
+    assert set(middle) <= {(size, stride)}
+
+
+def test_a_stride_that_leaves_no_context_is_refused() -> None:
+    assert len(list(strided_windows(range(100), 50, 18, None))) == 4
+    for stride in (0, 19):
+        with pytest.raises(InvalidArgumentError, match="expected 1 to 18"):
+            list(strided_windows(range(100), 50, stride, None))
+
+
+def test_strides_give_every_token_more_context() -> None:
+    """A model that counts: its logits are sure only of what has 40 tokens before it."""
+    ids = np.arange(200) % 11
+
+    def counting(tokens: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(tokens), 11), np.float32)
+        out[np.arange(40, len(tokens) - 1), tokens[41:]] = 50
+        return out
+
+    plain = summarize(evaluate(token_windows(ids, 50, None), counting, counting))
+    strided = summarize(evaluate(strided_windows(ids, 50, 5, None), counting, counting))
+    assert plain.perplexity == pytest.approx(11 ** (9 / 18))
+    assert strided.perplexity == pytest.approx(11 ** (9 / 168))
+    assert (strided.tokens, strided.window) == (168, 50)
+
+
 def test_the_first_positions_are_not_scored_and_logits_predict_the_next_token() -> None:
     v = 300
     windows = [np.random.default_rng(i).integers(0, v, 40 + i) for i in range(3)]
@@ -142,7 +190,7 @@ def test_the_first_positions_are_not_scored_and_logits_predict_the_next_token() 
 
 def scores_of(kl: np.ndarray) -> Scores:
     """Windows of divergences; the other figures do not matter here."""
-    parts = [PositionScores(row, row == 0, row, row) for row in kl]
+    parts = [PositionScores(row, row == 0, row, row, row > 0.5) for row in kl]
     return Scores(*(tuple(getattr(p, n) for p in parts) for n in PositionScores.__slots__))
 
 
@@ -152,6 +200,8 @@ def test_summary_pools_all_positions() -> None:
     quality = summarize(scores_of(kl))
     assert quality.mean_kl == pytest.approx(kl.mean())
     assert quality.p99_kl == pytest.approx(np.quantile(kl, 0.99))
+    assert quality.p999_kl == pytest.approx(np.quantile(kl, 0.999), rel=1e-9)
+    assert quality.top5_agreement == pytest.approx((kl > 0.5).mean())
     assert quality.perplexity == pytest.approx(np.exp(kl.mean()))
 
 
