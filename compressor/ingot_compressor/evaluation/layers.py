@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ingot.container import Container
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype
-from ingot.packing import dequantize, unpack
+from ingot.packing import dequantize, unpack_record
 from ingot_compressor.execute import TensorStore, execute_block
 from ingot_compressor.ir import FloatArray, Program, Tensor, Weight
 from ingot_compressor.passes.blocks import split_blocks
@@ -60,15 +60,12 @@ def _stored(path: Path, container: Container, tensor: Tensor) -> Tensor:
             f"{path.name}: '{tensor.name}' is {tuple(record.shape[: record.rank])}, the"
             f" checkpoint's {(n, k)}: not the same model"
         )
-    dtype = Dtype(record.dtype)
-
-    data = container.tensor_bytes(number)  # keeps the mapping when the container is closed
 
     def load() -> FloatArray:
-        book = record.codebook[:16]
-        return dequantize(unpack(data, dtype, (n, k), record.group, book, record.delta))
+        with Container(path) as file:
+            return dequantize(unpack_record(file, number))
 
-    return replace(tensor, dtype=dtype, source=Weight(tensor.name, (n, k), load))
+    return replace(tensor, dtype=Dtype(record.dtype), source=Weight(tensor.name, (n, k), load))
 
 
 def compare_layers(
