@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks against brute force, sweeps against exact least squares."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ingot.errors import InvalidArgumentError
+from ingot.format import Dtype, Layout
+from ingot.packing import dequantize, stored_bytes
+from ingot_compressor.numerics import Encoding, quantize_matrix
+from ingot_compressor.numerics.groups import column_importance
+from ingot_compressor.numerics.matrix import drop_superblocks
+from ingot_compressor.numerics.pruning import (
+    COMPUTED,
+    STORED,
+    keep_n_of_m,
+    keep_share,
+    keep_superblocks,
+    magnitude_scores,
+    n_of_m_bits,
+    stored_bits,
+    superblock_mask,
+    superblock_power,
+    superblock_saliency,
+    superblock_width,
+    unstructured_bits,
+    wanda_scores,
+    with_superblocks,
+)
+from ingot_compressor.numerics.sparse_gpt import (
+    choose_given,
+    choose_n_of_m,
+    choose_share,
+    damped,
+    inverse_factor,
+    output_error,
+    refit,
+    sparse_gpt,
+)
+
+Double = NDArray[np.float64]
+
+
+def matrix(n: int, k: int, seed: int = 0) -> Double:
+    return np.random.default_rng(seed).standard_normal((n, k))
+
+
+def correlated_hessian(k: int, seed: int = 1, samples: int = 400) -> Double:
+    """Second moments of inputs that share a few strong directions, columns of unlike size."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((samples, 4)) @ rng.standard_normal((4, k))
+    x = (x + 0.5 * rng.standard_normal((samples, k))) * rng.uniform(0.2, 3.0, k)
+    hessian: Double = x.T @ x / samples
+    return hessian
+
+
+# Masks
+
+
+@pytest.mark.parametrize(("kept", "of"), [(2, 4), (4, 8), (1, 4)])
+def test_n_of_m_by_wanda_is_the_best_mask_of_uncorrelated_inputs(kept: int, of: int) -> None:
+    w = matrix(5, 3 * of)
+    h = np.random.default_rng(2).uniform(0.01, 9.0, w.shape[1])
+    mask = keep_n_of_m(wanda_scores(w, h), kept, of)
+    loss = w * w * h
+    for row in range(len(w)):
+        for first in range(0, w.shape[1], of):
+            part = slice(first, first + of)
+            assert mask[row, part].sum() == kept
+            dropped = combinations(range(first, first + of), of - kept)
+            best = min(loss[row, list(columns)].sum() for columns in dropped)
+            assert loss[row, part][~mask[row, part]].sum() == pytest.approx(best)
+    by_size = keep_n_of_m(magnitude_scores(w), kept, of)
+    assert loss[~by_size].sum() > loss[~mask].sum()
+
+
+def test_share_is_dropped_of_each_row_or_of_the_matrix() -> None:
+    w = matrix(6, 10)
+    w[0] *= 100
+    by_row = keep_share(magnitude_scores(w), 0.35)
+    assert (by_row.sum(axis=1) == 7).all()
+    for row in range(6):
+        assert np.abs(w[row][~by_row[row]]).max() < np.abs(w[row][by_row[row]]).min()
+    whole = keep_share(magnitude_scores(w), 0.35, by_row=False)
+    assert (~whole).sum() == int(0.35 * 60)
+    assert whole[0].all()
+    assert np.abs(w[~whole]).max() < np.abs(w[whole]).min()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_shares_that_are_none(share: float) -> None:
+    with pytest.raises(InvalidArgumentError, match="share"):
+        keep_share(matrix(2, 4), share)
+
+
+def test_patterns_that_do_not_fit() -> None:
+    for kept, of in ((0, 4), (5, 4)):
+        with pytest.raises(InvalidArgumentError, match="keeps nothing"):
+            keep_n_of_m(matrix(2, 8), kept, of)
+    with pytest.raises(InvalidArgumentError, match="does not divide"):
+        keep_n_of_m(matrix(2, 6), 2, 4)
+    with pytest.raises(InvalidArgumentError, match="mean squares"):
+        wanda_scores(matrix(2, 6), np.ones(5))
+    with pytest.raises(InvalidArgumentError, match="not negative"):
+        wanda_scores(matrix(2, 6), -np.ones(6))
+
+
+# The sweep
+
+
+def test_factor_is_that_of_the_inverse() -> None:
+    h = correlated_hessian(12)
+    factor = inverse_factor(h, 0.05)
+    assert np.array_equal(factor, np.triu(factor))
+    assert np.allclose(factor.T @ factor @ damped(h, 0.05), np.eye(12), atol=1e-8)
+
+
+def test_input_that_was_never_seen_does_no_harm() -> None:
+    h = correlated_hessian(8)
+    h[3, :] = h[:, 3] = 0
+    w = matrix(4, 8)
+    pruned, mask = sparse_gpt(w, inverse_factor(h), choose_share(0.5), block=8)
+    assert np.isfinite(pruned).all()
+    # what no input reaches costs nothing: it is among the first to go
+    assert not mask[:, 3].all()
+
+
+def test_sweep_that_drops_the_first_columns_is_exact() -> None:
+    h = damped(correlated_hessian(16))
+    w = matrix(7, 16)
+    mask = np.ones(w.shape, np.bool_)
+    mask[:, :5] = False
+    pruned, _ = sparse_gpt(w, inverse_factor(h, 0.0), choose_given(mask), block=4)
+    assert np.allclose(pruned, refit(w, mask, h), atol=1e-8)
+
+
+@pytest.mark.parametrize("block", [4, 8, 32])
+def test_sweep_lies_between_plain_masking_and_the_exact_refit(block: int) -> None:
+    h = damped(correlated_hessian(32))
+    w = matrix(12, 32)
+    factor = inverse_factor(h, 0.0)
+    pruned, mask = sparse_gpt(w, factor, choose_share(0.5), block)
+    assert (~mask).sum() == w.size // 2
+    assert not pruned[~mask].any()
+    swept = output_error(w, pruned, h)
+    exact = output_error(w, refit(w, mask, h), h)
+    assert exact * 0.999 <= swept <= output_error(w, w * mask, h)
+    by_size = keep_share(magnitude_scores(w), 0.5)
+    by_wanda = keep_share(wanda_scores(w, np.diagonal(h)), 0.5)
+    assert swept < 0.7 * output_error(w, w * by_wanda, h)
+    assert swept < 0.7 * output_error(w, w * by_size, h)
+    # with the same mask for both, the sweep alone makes the difference
+    compensated, _ = sparse_gpt(w, factor, choose_given(by_size), block)
+    assert output_error(w, compensated, h) < 0.7 * output_error(w, w * by_size, h)
+
+
+def test_block_of_the_update_does_not_matter_for_a_given_mask() -> None:
+    h, w = correlated_hessian(24), matrix(5, 24)
+    mask = keep_share(magnitude_scores(w), 0.4)
+    swept = [sparse_gpt(w, inverse_factor(h), choose_given(mask), b)[0] for b in (1, 5, 24, 99)]
+    for other in swept[1:]:
+        assert np.allclose(swept[0], other, atol=1e-10)
+
+
+@pytest.mark.parametrize(("kept", "of"), [(2, 4), (4, 8)])
+def test_sweep_of_n_of_m_keeps_the_pattern_and_beats_a_plain_mask(kept: int, of: int) -> None:
+    h, w = damped(correlated_hessian(32)), matrix(9, 32)
+    pruned, mask = sparse_gpt(w, inverse_factor(h, 0.0), choose_n_of_m(kept, of), block=of)
+    assert (mask.reshape(-1, of).sum(axis=1) == kept).all()
+    plain = keep_n_of_m(wanda_scores(w, np.diagonal(h)), kept, of)
+    assert output_error(w, pruned, h) < 0.8 * output_error(w, w * plain, h)
+
+
+def test_sweep_without_correlation_is_wanda() -> None:
+    w = matrix(6, 16)
+    h = np.diag(np.random.default_rng(5).uniform(0.1, 4.0, 16))
+    pruned, mask = sparse_gpt(w, inverse_factor(h, 0.0), choose_n_of_m(2, 4), block=4)
+    assert np.array_equal(mask, keep_n_of_m(wanda_scores(w, np.diagonal(h)), 2, 4))
+    assert np.allclose(pruned, w * mask)
+
+
+def test_rounding_in_the_sweep_beats_rounding_after_it() -> None:
+    h, w = damped(correlated_hessian(48)), 2 * matrix(10, 48)
+    step, seen = 0.5, []
+
+    def to_grid(column: int, values: Double) -> Double:
+        seen.append(column)
+        return np.round(values / step) * step
+
+    factor = inverse_factor(h, 0.0)
+    joint, mask = sparse_gpt(w, factor, choose_share(0.3), 16, to_grid)
+    assert seen == list(range(48))
+    assert np.array_equal(joint, np.round(joint / step) * step)
+    assert not joint[~mask].any()
+    after, _ = sparse_gpt(w, factor, choose_given(mask), 16)
+    after = np.round(after / step) * step * mask
+    assert output_error(w, joint, h) < 0.8 * output_error(w, after, h)
+
+
+def test_refit_is_least_squares_on_the_inputs() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.standard_normal((60, 6)) @ rng.standard_normal((6, 10)) + rng.standard_normal((60, 10))
+    w = matrix(5, 10)
+    mask = keep_share(magnitude_scores(w), 0.4)
+    mask[0] = True
+    mask[1] = False
+    fitted = refit(w, mask, x.T @ x / 60)
+    assert np.allclose(fitted[0], w[0])
+    assert not fitted[1].any()
+    for row in range(2, 5):
+        kept = mask[row]
+        expected, *_ = np.linalg.lstsq(x[:, kept], x @ w[row], rcond=None)
+        assert np.allclose(fitted[row][kept], expected, atol=1e-8)
+        assert not fitted[row][~kept].any()
+
+
+def test_hessians_and_masks_that_do_not_fit() -> None:
+    w, h = matrix(4, 8), correlated_hessian(8)
+    with pytest.raises(InvalidArgumentError, match="square"):
+        damped(h[:, :5])
+    with pytest.raises(InvalidArgumentError, match="square"):
+        damped(h * np.inf)
+    with pytest.raises(InvalidArgumentError, match="damping"):
+        damped(h, -1.0)
+    with pytest.raises(InvalidArgumentError, match="positive definite"):
+        inverse_factor(-h)
+    with pytest.raises(InvalidArgumentError, match="factor"):
+        sparse_gpt(w, np.eye(7), choose_share(0.5))
+    with pytest.raises(InvalidArgumentError, match="mask"):
+        sparse_gpt(w, np.eye(8), choose_given(np.ones((3, 8), np.bool_)))
+    with pytest.raises(InvalidArgumentError, match="Hessian"):
+        refit(w, np.ones((4, 8), np.bool_), h[:7, :7])
+    singular = np.zeros((8, 8))
+    half = np.tile(np.arange(8) < 4, (4, 1))
+    with pytest.raises(InvalidArgumentError, match="singular"):
+        refit(w, half, singular)
+
+
+# Superblocks
+
+
+def test_saliency_is_the_error_of_each_superblock_alone() -> None:
+    w = matrix(21, 40)  # the last tile has 5 rows, the last superblock 8 columns
+    h = damped(correlated_hessian(40))
+    saliency = superblock_saliency(w, np.linalg.inv(h), 16)
+    assert saliency.shape == (2, 3)
+    for tile in range(2):
+        for block in range(3):
+            present = np.ones((2, 3), np.bool_)
+            present[tile, block] = False
+            fitted = refit(w, superblock_mask(present, w.shape, 16), h)
+            assert saliency[tile, block] == pytest.approx(output_error(w, fitted, h), rel=1e-6)
+
+
+def test_saliency_without_correlation_is_wanda_s_power() -> None:
+    w = matrix(35, 96)
+    h = np.random.default_rng(3).uniform(0.1, 5.0, 96)
+    power = superblock_power(wanda_scores(w, h), 32)
+    assert np.allclose(superblock_saliency(w, np.diag(1 / h), 32), power)
+    assert power.sum() == pytest.approx((w * w * h).sum())
+    with pytest.raises(InvalidArgumentError, match="inverse"):
+        superblock_saliency(w, np.eye(95), 32)
+
+
+def test_superblocks_by_wanda_over_the_matrix_are_those_that_the_encoder_drops() -> None:
+    w = matrix(70, 512).astype(np.float32)
+    h = np.random.default_rng(4).uniform(0.1, 5.0, 512)
+    encoding = Encoding(Dtype.C4, search=False, layout=Layout.T16_K8)
+    quantized = quantize_matrix(w, encoding, h)
+    width = superblock_width(Dtype.C4, 32)
+    assert width == 128
+    present = keep_superblocks(superblock_power(wanda_scores(w, h), width), 0.3)
+    expected = drop_superblocks(quantized, w, column_importance(h, 512), 0.3)
+    assert np.array_equal(present, expected.present)
+    sparse = with_superblocks(quantized, present)
+    assert sparse.layout is Layout.T16
+    assert np.array_equal(dequantize(sparse), dequantize(expected))
+    zero = ~superblock_mask(present, w.shape, width)
+    assert not dequantize(sparse)[zero].any()
+
+
+def test_share_of_superblocks_of_each_sixteen_rows() -> None:
+    power = np.arange(40.0).reshape(4, 10)
+    assert keep_superblocks(power, 0.25).sum(axis=1).tolist() == [0, 10, 10, 10]
+    assert keep_superblocks(power, 0.25, by_tile=True).sum(axis=1).tolist() == [8, 8, 8, 8]
+    with pytest.raises(InvalidArgumentError, match="superblocks"):
+        superblock_mask(np.ones((3, 3), np.bool_), (32, 40), 16)
+
+
+# Net bits
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (n_of_m_bits(2, 4, 4), 3.0),
+        (n_of_m_bits(4, 8, 4), 3.0),
+        (n_of_m_bits(1, 8, 4), 0.5 + 3 / 8),
+        (unstructured_bits(0.5, 4), 3.0),
+        (unstructured_bits(0.7, 4), 2.2),
+        (n_of_m_bits(2, 4, 4, scale_bits=0.25), 3.125),
+    ],
+)
+def test_computed_bits_are_those_of_the_arithmetic(found: object, expected: float) -> None:
+    assert found.total == pytest.approx(expected)  # type: ignore[attr-defined]
+    assert found.status == COMPUTED  # type: ignore[attr-defined]
+
+
+def test_stored_bits_are_those_of_the_packed_bytes() -> None:
+    w = matrix(64, 512).astype(np.float32)
+    dense = quantize_matrix(w, Encoding(Dtype.C4, search=False))
+    bits = stored_bits(dense)
+    assert (bits.pattern, bits.index, bits.status) == ("dense", 0.0, STORED)
+    assert bits.total == pytest.approx(8 * stored_bytes(dense) / w.size)
+    present = keep_superblocks(superblock_power(magnitude_scores(w), 128), 0.25)
+    sparse = stored_bits(with_superblocks(dense, present))
+    assert sparse.pattern == "superblocks 25%"
+    assert sparse.total == pytest.approx(
+        8 * stored_bytes(with_superblocks(dense, present)) / w.size
+    )
+    # 16 superblocks of 4 KB codes; a tile keeps its 64 bytes of row scales, a list is 64 bytes
+    assert sparse.index == pytest.approx(8 * 4 * 64 / w.size)
+    assert sparse.codes == pytest.approx(
+        0.75 * (bits.codes - 8 * 4 * 64 / w.size) + 8 * 4 * 64 / w.size
+    )
