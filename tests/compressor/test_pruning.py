@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from ingot import Model
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype, Layout
-from ingot.packing import dequantize, stored_bytes
+from ingot.packing import WEIGHT_FORMATS, Quantized, dequantize, stored_bytes
+from ingot_compressor.calibration import NO_STATISTICS
+from ingot_compressor.execute import execute
+from ingot_compressor.importers import import_checkpoint
+from ingot_compressor.ir import Program
 from ingot_compressor.numerics import Encoding, quantize_matrix
 from ingot_compressor.numerics.groups import column_importance
 from ingot_compressor.numerics.matrix import drop_superblocks
@@ -40,8 +48,21 @@ from ingot_compressor.numerics.sparse_gpt import (
     inverse_factor,
     output_error,
     refit,
+    refit_matrix,
     sparse_gpt,
 )
+from ingot_compressor.numerics.stored_grid import StoredGrid
+from ingot_compressor.passes.emit import emit
+from ingot_compressor.passes.fuse import fuse
+from ingot_compressor.passes.prune import SuperblockChoice, prune_superblocks
+from ingot_compressor.passes.quantize import (
+    Choices,
+    assign,
+    body_names,
+    measure_sizes,
+    quantize,
+)
+from tests.compressor.tiny_models import LLAMA, write_checkpoint
 
 Double = NDArray[np.float64]
 
@@ -217,6 +238,8 @@ def test_refit_is_least_squares_on_the_inputs() -> None:
         expected, *_ = np.linalg.lstsq(x[:, kept], x @ w[row], rcond=None)
         assert np.allclose(fitted[row][kept], expected, atol=1e-8)
         assert not fitted[row][~kept].any()
+        assert np.allclose(w[row] @ refit_matrix(kept, x.T @ x / 60), expected, atol=1e-8)
+    assert np.array_equal(refit_matrix(mask[0], x.T @ x), np.eye(10))
 
 
 def test_hessians_and_masks_that_do_not_fit() -> None:
@@ -235,10 +258,38 @@ def test_hessians_and_masks_that_do_not_fit() -> None:
         sparse_gpt(w, np.eye(8), choose_given(np.ones((3, 8), np.bool_)))
     with pytest.raises(InvalidArgumentError, match="Hessian"):
         refit(w, np.ones((4, 8), np.bool_), h[:7, :7])
+    with pytest.raises(InvalidArgumentError, match="Hessian"):
+        refit_matrix(np.ones(7, np.bool_), h)
     singular = np.zeros((8, 8))
     half = np.tile(np.arange(8) < 4, (4, 1))
     with pytest.raises(InvalidArgumentError, match="singular"):
         refit(w, half, singular)
+
+
+GROUPED = [Dtype.Q8, Dtype.Q4, Dtype.Q4Z, Dtype.Q6, Dtype.C5, Dtype.C4, Dtype.C3, Dtype.C2]
+
+
+@pytest.mark.parametrize("dtype", GROUPED, ids=lambda d: d.name.lower())
+def test_grid_holds_the_nearest_of_all_values_that_codes_give(dtype: Dtype) -> None:
+    w = matrix(20, 70).astype(np.float32)
+    w[3] = 0  # scales of zero
+    start = quantize_matrix(w, Encoding(dtype))
+    count = 1 << WEIGHT_FORMATS[dtype].bits
+    codes = range(-127, 128) if dtype is Dtype.Q8 else range(count)
+    held = [dequantize(replace(start, codes=np.full_like(start.codes, code))) for code in codes]
+    values = 1.5 * matrix(20, 70, seed=9)
+    expected = np.min([np.abs(one - values) for one in held], axis=0)
+    grid = StoredGrid(start)
+    rounded = np.stack([grid.round(j, values[:, j]) for j in range(70)], axis=1)
+    assert np.allclose(np.abs(rounded - values), expected, atol=1e-6)
+    assert np.allclose(dequantize(grid.result()), rounded, rtol=1e-6, atol=1e-7)
+    assert not rounded[3].any()
+
+
+@pytest.mark.parametrize("dtype", [Dtype.F16, Dtype.T2])
+def test_grid_needs_groups(dtype: Dtype) -> None:
+    with pytest.raises(InvalidArgumentError, match="groups"):
+        StoredGrid(quantize_matrix(matrix(16, 32).astype(np.float32), Encoding(dtype)))
 
 
 # Superblocks
@@ -328,3 +379,108 @@ def test_stored_bits_are_those_of_the_packed_bytes() -> None:
     assert sparse.codes == pytest.approx(
         0.75 * (bits.codes - 8 * 4 * 64 / w.size) + 8 * 4 * 64 / w.size
     )
+
+
+# A whole model
+
+
+def tiny(folder: Path) -> Program:
+    values = {**LLAMA, "hidden_size": 160, "intermediate_size": 192, "head_dim": 40}
+    return fuse(import_checkpoint(write_checkpoint(folder, values, deviation=0.08)).program)
+
+
+def windows(count: int = 6, length: int = 40) -> list[NDArray[np.int64]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 300, length) for _ in range(count)]
+
+
+def encodings(program: Program, dtype: Dtype) -> dict[str, Encoding]:
+    encoding = Encoding(dtype, search=False)
+    return assign(program, Choices(encoding, encoding, encoding))
+
+
+def distance(program: Program, other: Program) -> float:
+    tokens = torch.from_numpy(np.stack(windows()))
+    with torch.inference_mode():
+        return float((execute(program, tokens) - execute(other, tokens)).square().mean())
+
+
+def test_nothing_dropped_is_plain_quantization(tmp_path: Path) -> None:
+    program = tiny(tmp_path)
+    chosen = encodings(program, Dtype.Q8)
+    found, records = prune_superblocks(program, windows(), chosen, SuperblockChoice(0.0))
+    plain = quantize(program, chosen, NO_STATISTICS)
+    for tensor in program.weights():
+        ours, theirs = (p.tensors[tensor.name].source for p in (found, plain))
+        assert isinstance(ours, Quantized) and isinstance(theirs, Quantized)
+        assert not ours.present.size
+        assert np.array_equal(ours.codes, theirs.codes)
+    assert {record.name for record in records} == set(body_names(program))
+    assert not any(record.dropped or record.error > 1e-10 for record in records)
+
+
+def test_superblocks_of_a_model_go_by_share_and_the_others_make_up_for_them(
+    tmp_path: Path,
+) -> None:
+    program = tiny(tmp_path)
+    chosen = encodings(program, Dtype.Q4)
+    errors = {}
+    for name, choice in {
+        "magnitude": SuperblockChoice(0.3, "magnitude", compensate=False),
+        "wanda": SuperblockChoice(0.3, "wanda", compensate=False),
+        "hessian": SuperblockChoice(0.3, "hessian"),
+        "sweep": SuperblockChoice(0.3, "hessian", sweep=True),
+        "by tile": SuperblockChoice(0.4, "wanda", compensate=True, by_tile=True),
+    }.items():
+        pruned, records = prune_superblocks(program, windows(), chosen, choice)
+        errors[name] = distance(program, pruned)
+        for record in records:
+            source = pruned.tensors[record.name].source
+            assert isinstance(source, Quantized)
+            assert record.dropped == (~source.present).sum()
+            if not choice.by_tile:
+                assert record.dropped == int(0.3 * record.of)
+            else:
+                # 3 superblocks of 64 in 160 or 192 columns: one of them goes in every tile
+                assert ((~source.present).sum(axis=1) == 1).all()
+        for name in (program.head(), program.embedding()):
+            source = pruned.tensors[name].source
+            assert isinstance(source, Quantized) and not source.present.size
+    assert errors["hessian"] < 0.9 * min(errors["wanda"], errors["magnitude"])
+    assert errors["sweep"] < 0.95 * errors["hessian"]
+
+
+def test_pruned_model_runs_natively_and_takes_fewer_bytes(tmp_path: Path) -> None:
+    program = tiny(tmp_path / "m")
+    imported = import_checkpoint(tmp_path / "m")
+    chosen = encodings(program, Dtype.Q8)
+    pruned, _ = prune_superblocks(program, windows(), chosen, SuperblockChoice(0.3))
+    path = tmp_path / "pruned.ingot"
+    emit(pruned, path, imported.tokenizer_json, imported.chat, {})
+    tokens = windows()[0]
+    expected = execute(pruned, torch.from_numpy(tokens)[None], quantize_activations=True)
+    with Model(path) as model, model.session(logits_rows=len(tokens)) as session:
+        found = session.logits(tokens)
+    # int8 activations that round the other way, and a state that is rounded too
+    wrong = np.sqrt(np.square(found - expected[0].numpy()).mean())
+    assert wrong < 0.05 * float(expected.std())
+    assert distance(program, pruned) > 0.1**2 * float(expected.var())
+    dense = measure_sizes(quantize(program, chosen, NO_STATISTICS), chosen)
+    sparse = measure_sizes(pruned, chosen)
+    assert 0.65 < sparse.bits_per_weight_body / dense.bits_per_weight_body < 0.75
+
+
+def test_pruning_refuses(tmp_path: Path) -> None:
+    program = tiny(tmp_path)
+    chosen = encodings(program, Dtype.Q8)
+    for choice, message in (
+        (SuperblockChoice(1.0), "share"),
+        (SuperblockChoice(0.1, "guess"), "expected one of magnitude, wanda, hessian"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            prune_superblocks(program, windows(), chosen, choice)
+    with pytest.raises(InvalidArgumentError, match="no window"):
+        prune_superblocks(program, [], chosen, SuperblockChoice(0.1))
+    done = quantize(program, chosen, NO_STATISTICS)
+    with pytest.raises(InvalidArgumentError, match="already quantized"):
+        prune_superblocks(done, windows(), chosen, SuperblockChoice(0.1))

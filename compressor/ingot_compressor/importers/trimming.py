@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def trim_tokenizer(data: bytes, texts: Sequence[str], also: Iterable[int] = ()) 
 
     `also` keeps further ids. New ids are in the order of the old.
 
-    Raises: InvalidArgumentError if it is no tokenizer of byte pairs with a token for each byte, has
+    Raises: InvalidArgumentError if it is no tokenizer of byte pairs that falls back to bytes, has
         an option that this does not know, or an id of `also` is none.
     """
     engine, document = _read(data)
@@ -58,11 +59,13 @@ def trim_tokenizer(data: bytes, texts: Sequence[str], also: Iterable[int] = ()) 
         raise InvalidArgumentError(f"the tokenizer has no id {min(unknown)}")
     merges = [_pair(merge) for merge in model["merges"]]
     ranks = {pair: rank for rank, pair in reversed(list(enumerate(merges)))}
-    tokens = _byte_tokens(model) | {spelling[index] for index in ids | added if index in spelling}
+    tokens = _byte_tokens(document) | {spelling[index] for index in ids - added}
     if isinstance(model.get("unk_token"), str):
         tokens.add(model["unk_token"])
     for token in tuple(tokens):
         tokens |= _ancestors(token, ranks)
+    # added tokens are found as a whole, before anything is merged
+    tokens |= {spelling[index] for index in added if index in spelling}
     tokens &= vocabulary.keys()
     kept = np.array(sorted({vocabulary[token] for token in tokens} | added), np.int64)
     trimmed = TrimmedTokenizer(_rewritten(document, tokens, merges, kept), kept)
@@ -97,18 +100,33 @@ def _pair(merge: str | Sequence[str]) -> Merge:
     return left, right
 
 
-def _byte_tokens(model: Mapping[str, Any]) -> set[str]:
-    """Return the tokens that any text can be written with."""
+def _byte_tokens(document: Mapping[str, Any]) -> set[str]:
+    """Return the tokens that any text is written with for want of others.
+
+    Of bytes as characters a tokenizer may lack some, such as those that no UTF-8 has.
+    """
+    model = document["model"]
+    vocabulary: set[str] = set(model["vocab"])
     if model.get("byte_fallback"):
         tokens = {f"<0x{value:02X}>" for value in range(256)}
-    else:
-        tokens = set(pre_tokenizers.ByteLevel.alphabet())
-    missing = tokens - model["vocab"].keys()
-    if missing:
-        raise InvalidArgumentError(
-            f"the tokenizer lacks {len(missing)} of 256 bytes: trimmed, it could not write all text"
-        )
-    return tokens
+        missing = len(tokens - vocabulary)
+        if missing:
+            raise InvalidArgumentError(
+                f"the tokenizer lacks {missing} of 256 bytes: trimmed, it could not write all text"
+            )
+        return tokens
+    if not _cuts_bytes(document.get("pre_tokenizer")):
+        raise InvalidArgumentError("a tokenizer that knows no bytes cannot be trimmed")
+    return vocabulary & set(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _cuts_bytes(step: Mapping[str, Any] | None) -> bool:
+    """Whether a pre-tokenizer, or one in its sequence, turns text into bytes."""
+    if step is None:
+        return False
+    if step.get("type") == "Sequence":
+        return any(_cuts_bytes(part) for part in step["pretokenizers"])
+    return step.get("type") == "ByteLevel"
 
 
 def _ancestors(token: str, ranks: Mapping[Merge, int]) -> set[str]:
@@ -121,9 +139,7 @@ def _ancestors(token: str, ranks: Mapping[Merge, int]) -> set[str]:
     found = set(pieces)
     while True:
         candidates = [
-            (ranks[pair], index)
-            for index, pair in enumerate(zip(pieces, pieces[1:], strict=False))
-            if pair in ranks
+            (ranks[pair], index) for index, pair in enumerate(pairwise(pieces)) if pair in ranks
         ]
         if not candidates:
             return found

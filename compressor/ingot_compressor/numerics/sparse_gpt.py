@@ -125,7 +125,7 @@ def _sweep(
     errors = np.zeros((len(rest), columns.stop - columns.start))
     for j in range(columns.start, columns.stop):
         values = rest[:, j]
-        stored = values if rounding is None else np.asarray(rounding(j, values), np.float64)
+        stored: Array = values if rounding is None else rounding(j, values)
         pruned[:, j] = np.where(mask[:, j], stored, 0.0)
         error = (values - pruned[:, j]) / factor[j, j]
         errors[:, j - columns.start] = error
@@ -195,7 +195,7 @@ def refit_matrix(kept: Mask, hessian: Array) -> Double:
     h = np.asarray(hessian, np.float64)
     if h.shape != (len(kept), len(kept)):
         raise InvalidArgumentError(f"Hessian {h.shape} for {len(kept)} columns")
-    matrix = np.eye(len(kept))[:, kept]
+    matrix: Double = np.eye(len(kept), dtype=np.float64)[:, kept]
     if kept.any() and not kept.all():
         matrix[~kept] = _taken_over(kept, h)
     return matrix

@@ -33,7 +33,15 @@ from ingot_compressor.numerics.pruning import (
     wanda_scores,
     with_superblocks,
 )
-from ingot_compressor.numerics.sparse_gpt import damped, output_error, refit
+from ingot_compressor.numerics.sparse_gpt import (
+    choose_given,
+    damped,
+    inverse_factor,
+    output_error,
+    refit,
+    sparse_gpt,
+)
+from ingot_compressor.numerics.stored_grid import StoredGrid
 from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.quantize import body_names, quantize_tensor
 
@@ -47,13 +55,16 @@ Hessian = NDArray[np.float64]
 class SuperblockChoice:
     """How superblocks are chosen: the share that goes, by which score, and what the rest does.
 
-    `by_tile`: the share goes from every 16 rows alike; else from the whole matrix.
+    `by_tile`: the share goes from every 16 rows alike; else from the whole matrix. `sweep`: codes
+    are chosen column by column, each error pushed into the columns to the right (SparseGPT); needs
+    a format with scales by groups.
     """
 
     share: float
     score: str = "hessian"
     compensate: bool = True
     by_tile: bool = False
+    sweep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,8 @@ def choose_superblocks(
         power = superblock_power(magnitude_scores(w), width)
     else:
         raise InvalidArgumentError(f"score '{choice.score}', expected one of {', '.join(SCORES)}")
+    # a short last superblock saves as much less as it is shorter
+    power[:, -1] *= width / (w.shape[1] - width * (power.shape[1] - 1))
     present = keep_superblocks(power, choice.share, choice.by_tile)
     mask = superblock_mask(present, (w.shape[0], w.shape[1]), width)
     pruned = refit(w, mask, h) if choice.compensate else w * mask
@@ -119,7 +132,9 @@ def prune_superblocks(
     for block in split_blocks(program):
         hessians = _moments(block, x)
         for tensor in block.weights():
-            if tensor.name in changed:
+            # a table that is the head too waits for what flows into the head
+            early = tensor.name == program.head() and tensor.name not in hessians
+            if tensor.name in changed or early:
                 continue
             encoding = replace(encodings[tensor.name], sparsity=0.0)
             if tensor.name in body:
@@ -152,13 +167,24 @@ def _prune(
     present, pruned = choose_superblocks(w, hessian, encoding, choice)
     try:
         quantized = quantize_matrix(pruned, encoding, np.diagonal(hessian))
+        if choice.sweep:
+            quantized = _swept(pruned, quantized, present, hessian)
     except ValueError as error:
         raise InvalidArgumentError(f"tensor '{tensor.source.name}': {error}") from error
     if choice.share > 0:
         quantized = with_superblocks(quantized, present)
     power = output_error(w, np.zeros_like(w), hessian)
-    error = output_error(w, pruned, hessian) / power if power > 0 else 0.0
-    return quantized, PrunedWeight(tensor.name, int((~present).sum()), present.size, error)
+    lost = output_error(w, pruned, hessian) / power if power > 0 else 0.0
+    return quantized, PrunedWeight(tensor.name, int((~present).sum()), present.size, lost)
+
+
+def _swept(pruned: Float, quantized: Quantized, present: Mask, hessian: Hessian) -> Quantized:
+    """Choose the codes again in a sweep in which what is dropped stays at zero."""
+    width = superblock_width(quantized.dtype, quantized.group)
+    mask = superblock_mask(present, quantized.shape, width)
+    grid = StoredGrid(quantized)
+    sparse_gpt(pruned, inverse_factor(hessian), choose_given(mask), rounding=grid.round)
+    return grid.result()
 
 
 def _moments(block: Program, x: torch.Tensor) -> dict[str, Hessian]:

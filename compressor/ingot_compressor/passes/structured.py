@@ -7,6 +7,7 @@ importers make them: unfused, not quantized. `passes/fuse.py` comes after.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -68,7 +69,7 @@ def prune_channels(
     hessians: Mapping[str, NDArray[np.floating]] | None = None,
     multiple: int = CHANNEL_MULTIPLE,
 ) -> tuple[Program, tuple[Removal, ...]]:
-    """Take the share of channels that matter least out of every gated feed-forward.
+    """Take at most the share of channels, those that matter least, out of every feed-forward.
 
     A channel is a row of gate and up and a column of down; its score is the mean square that it
     adds to the output, E[z_j^2] |down_j|^2. With the moments E[z z^T] of a down's input by its
@@ -87,9 +88,8 @@ def prune_channels(
     records = []
     for parts in found:
         n = program.tensors[parts.down].shape[1]
-        kept_count = min(n, max(1, round((1 - share) * n / multiple)) * multiple)
         scores = _column_energy(program.tensors[parts.down], statistics)
-        kept = _highest(scores, kept_count)
+        kept = _highest(scores, min(n, _least(share, n, multiple)))
         program = _without_channels(program, parts, kept, (hessians or {}).get(parts.down))
         records.append(_removal("channels", parts.down, kept, n))
     return drop_unused(program), tuple(records)
@@ -98,7 +98,7 @@ def prune_channels(
 def prune_head_groups(
     program: Program, statistics: Statistics, share: float
 ) -> tuple[Program, tuple[Removal, ...]]:
-    """Take the share of key-value heads that matter least out of every attention.
+    """Take at most the share of key-value heads, those that matter least, out of every attention.
 
     With each go the query heads that read it and their columns of the output projection. The score
     is the mean square that the group adds to the output, as for channels.
@@ -114,7 +114,7 @@ def prune_head_groups(
     for parts in found:
         groups = parts.parameters.kv_heads
         scores = _column_energy(program.tensors[parts.out], statistics).reshape(groups, -1)
-        kept = _highest(scores.sum(axis=1), max(1, round((1 - share) * groups)))
+        kept = _highest(scores.sum(axis=1), _least(share, groups, 1))
         program = _without_groups(program, parts, kept)
         records.append(_removal("head groups", parts.out, kept, groups))
     return drop_unused(program), tuple(records)
@@ -232,6 +232,14 @@ def _column_energy(tensor: Tensor, statistics: Statistics) -> NDArray[np.float64
 def _highest(scores: NDArray[np.float64], count: int) -> Indices:
     """Return the indices of the highest scores in rising order; of equal ones the last stay."""
     return np.sort(np.argsort(scores, kind="stable")[len(scores) - count :])
+
+
+def _least(share: float, count: int, multiple: int) -> int:
+    """Return how many stay so that at most the share goes, a multiple above 0."""
+    if multiple < 1:
+        raise InvalidArgumentError(f"what stays is a multiple of {multiple}, expected 1 or more")
+    # 0.2 of 80 is 16 and not a little more
+    return max(1, math.ceil((1 - share) * count / multiple - 1e-9)) * multiple
 
 
 def _removal(what: str, where: str, kept: Indices, of: int) -> Removal:
