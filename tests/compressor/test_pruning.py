@@ -467,7 +467,8 @@ def test_pruned_model_runs_natively_and_takes_fewer_bytes(tmp_path: Path) -> Non
     assert distance(program, pruned) > 0.1**2 * float(expected.var())
     dense = measure_sizes(quantize(program, chosen, NO_STATISTICS), chosen)
     sparse = measure_sizes(pruned, chosen)
-    assert 0.65 < sparse.bits_per_weight_body / dense.bits_per_weight_body < 0.75
+    # the lists of superblocks take their share on matrices as narrow as these
+    assert 0.7 < sparse.bits_per_weight_body / dense.bits_per_weight_body < 0.85
 
 
 def test_pruning_refuses(tmp_path: Path) -> None:

@@ -195,7 +195,8 @@ def refit_matrix(kept: Mask, hessian: Array) -> Double:
     h = np.asarray(hessian, np.float64)
     if h.shape != (len(kept), len(kept)):
         raise InvalidArgumentError(f"Hessian {h.shape} for {len(kept)} columns")
-    matrix: Double = np.eye(len(kept), dtype=np.float64)[:, kept]
+    matrix = np.zeros((len(kept), int(kept.sum())), np.float64)
+    matrix[kept] = np.eye(matrix.shape[1])
     if kept.any() and not kept.all():
         matrix[~kept] = _taken_over(kept, h)
     return matrix
@@ -204,7 +205,7 @@ def refit_matrix(kept: Mask, hessian: Array) -> Double:
 def _taken_over(kept: Mask, h: Double) -> Double:
     """Return H_DS H_SS^-1, (dropped, kept)."""
     try:
-        taken: Double = np.linalg.solve(h[np.ix_(kept, kept)], h[np.ix_(kept, ~kept)]).T
+        taken = np.linalg.solve(h[np.ix_(kept, kept)], h[np.ix_(kept, ~kept)]).T
     except np.linalg.LinAlgError as error:
         raise InvalidArgumentError("the Hessian is singular: damp it first") from error
-    return taken
+    return np.asarray(taken, np.float64)
