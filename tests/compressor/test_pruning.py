@@ -16,11 +16,11 @@ from ingot import Model
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype, Layout
 from ingot.packing import WEIGHT_FORMATS, Quantized, dequantize, stored_bytes
-from ingot_compressor.calibration import NO_STATISTICS
-from ingot_compressor.execute import execute
+from ingot_compressor.calibration import NO_STATISTICS, calibrate
+from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
-from ingot_compressor.ir import Program
-from ingot_compressor.numerics import Encoding, quantize_matrix
+from ingot_compressor.ir import Program, Weight
+from ingot_compressor.numerics import Encoding, quantize_matrix, relative_error
 from ingot_compressor.numerics.groups import column_importance
 from ingot_compressor.numerics.matrix import drop_superblocks
 from ingot_compressor.numerics.pruning import (
@@ -54,7 +54,7 @@ from ingot_compressor.numerics.sparse_gpt import (
 from ingot_compressor.numerics.stored_grid import StoredGrid
 from ingot_compressor.passes.emit import emit
 from ingot_compressor.passes.fuse import fuse
-from ingot_compressor.passes.prune import SuperblockChoice, prune_superblocks
+from ingot_compressor.passes.prune import SuperblockChoice, choose_superblocks, prune_superblocks
 from ingot_compressor.passes.quantize import (
     Choices,
     assign,
@@ -149,6 +149,9 @@ def test_input_that_was_never_seen_does_no_harm() -> None:
     assert np.isfinite(pruned).all()
     # what no input reaches costs nothing: it is among the first to go
     assert not mask[:, 3].all()
+    # and makes no Hessian singular, not even without damping, or where nothing was seen at all
+    assert np.isfinite(inverse_factor(h, 0.0)).all()
+    assert np.array_equal(inverse_factor(np.zeros((8, 8))), np.eye(8))
 
 
 def test_sweep_that_drops_the_first_columns_is_exact() -> None:
@@ -158,6 +161,30 @@ def test_sweep_that_drops_the_first_columns_is_exact() -> None:
     mask[:, :5] = False
     pruned, _ = sparse_gpt(w, inverse_factor(h, 0.0), choose_given(mask), block=4)
     assert np.allclose(pruned, refit(w, mask, h), atol=1e-8)
+
+
+def test_chooser_sees_weights_that_already_make_up_for_what_is_gone() -> None:
+    h = damped(correlated_hessian(16))
+    w, factor = matrix(7, 16), inverse_factor(h, 0.0)
+    seen: dict[int, tuple[Double, Double]] = {}
+
+    def drop_first(first: int, weights: Double, saliency: Double) -> NDArray[np.bool_]:
+        seen[first] = (weights.copy(), saliency)
+        return np.full(weights.shape, first > 0)
+
+    sparse_gpt(w, factor, drop_first, block=4)
+    mask = np.tile(np.arange(16) >= 4, (7, 1))
+    expected = refit(w, mask, h)
+    assert list(seen) == [0, 4, 8, 12]
+    for first in (4, 8, 12):
+        columns = slice(first, first + 4)
+        weights, saliency = seen[first]
+        assert np.allclose(weights, expected[:, columns])
+        assert np.allclose(saliency, np.square(weights / np.diagonal(factor)[columns]))
+    # the saliency of a column is the error that its loss makes, all after it refitted
+    first_gone = np.tile(np.arange(16) > 0, (7, 1))
+    lost = w - refit(w, first_gone, h)
+    assert np.allclose(seen[0][1][:, 0], np.einsum("ij,ij->i", lost @ h, lost))
 
 
 @pytest.mark.parametrize("block", [4, 8, 32])
@@ -286,6 +313,17 @@ def test_grid_holds_the_nearest_of_all_values_that_codes_give(dtype: Dtype) -> N
     assert not rounded[3].any()
 
 
+def test_grid_takes_a_codebook_in_any_order() -> None:
+    start = quantize_matrix(matrix(16, 64).astype(np.float32), Encoding(Dtype.C3))
+    turned = replace(start, codebook=start.codebook[::-1].copy(), codes=7 - start.codes)
+    values = matrix(16, 64, seed=3)
+    for column in (0, 40):
+        grids = StoredGrid(start), StoredGrid(turned)
+        first, second = (grid.round(column, values[:, column]) for grid in grids)
+        assert np.array_equal(first, second)
+        assert np.array_equal(grids[0].codes[:, column], 7 - grids[1].codes[:, column])
+
+
 @pytest.mark.parametrize("dtype", [Dtype.F16, Dtype.T2])
 def test_grid_needs_groups(dtype: Dtype) -> None:
     with pytest.raises(InvalidArgumentError, match="groups"):
@@ -355,6 +393,7 @@ def test_share_of_superblocks_of_each_sixteen_rows() -> None:
         (unstructured_bits(0.5, 4), 3.0),
         (unstructured_bits(0.7, 4), 2.2),
         (n_of_m_bits(2, 4, 4, scale_bits=0.25), 3.125),
+        (unstructured_bits(0.75, 4, scale_bits=0.5), 1.0 + 0.125 + 1.0),
     ],
 )
 def test_computed_bits_are_those_of_the_arithmetic(found: object, expected: float) -> None:
@@ -469,6 +508,32 @@ def test_pruned_model_runs_natively_and_takes_fewer_bytes(tmp_path: Path) -> Non
     sparse = measure_sizes(pruned, chosen)
     # the lists of superblocks take their share on matrices as narrow as these
     assert 0.7 < sparse.bits_per_weight_body / dense.bits_per_weight_body < 0.85
+
+
+def test_tied_table_is_quantized_for_what_flows_into_the_head(tmp_path: Path) -> None:
+    values = {**LLAMA, "tie_word_embeddings": True}
+    program = fuse(import_checkpoint(write_checkpoint(tmp_path, values)).program)
+    rough = Encoding(Dtype.C3)
+    chosen = {**encodings(program, Dtype.Q8), program.head(): rough}
+    found, _ = prune_superblocks(program, windows(), chosen, SuperblockChoice(0.0))
+    table = program.tensors[program.head()].source
+    stored = found.tensors[program.head()].source
+    assert isinstance(table, Weight) and isinstance(stored, Quantized)
+    h = calibrate(program, windows(), TensorStore()).importance(program.head())
+    blind = quantize_matrix(table.load(), rough)
+    assert relative_error(table.load(), stored, h) < 0.99 * relative_error(table.load(), blind, h)
+
+
+def test_short_superblock_counts_by_the_weights_that_it_has() -> None:
+    w = np.ones((16, 160), np.float32)  # superblocks of q8: 64, 64 and 32 columns
+    w[:, 128:] = 1.2
+    choice = SuperblockChoice(0.34, "magnitude", compensate=False)
+    present, pruned = choose_superblocks(w, np.eye(160), Encoding(Dtype.Q8), choice)
+    assert present.tolist() == [[False, True, True]]
+    assert not pruned[:, :64].any() and np.array_equal(pruned[:, 64:], w[:, 64:])
+    w[:, 128:] = 0.9
+    present, _ = choose_superblocks(w, np.eye(160), Encoding(Dtype.Q8), choice)
+    assert present.tolist() == [[True, True, False]]
 
 
 def test_pruning_refuses(tmp_path: Path) -> None:

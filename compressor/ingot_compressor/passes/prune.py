@@ -196,8 +196,8 @@ def _moments(block: Program, x: torch.Tensor) -> dict[str, Hessian]:
         nonlocal last
         # weights over one input come one after the other
         if last is None or last[0] is not seen:
-            rows = seen.flatten(0, -2).double()
-            last = (seen, rows.T @ rows)
+            rows = seen.flatten(0, -2)
+            last = (seen, (rows.T @ rows).double())
         sums[name] = sums[name] + last[1] if name in sums else last[1]
 
     store = TensorStore()
