@@ -216,23 +216,29 @@ def test_dropped_layer_is_not_executed(
     assert len(states) == 2 * (3 - len(dropped))
 
 
-def test_influence_of_a_layer_that_changes_nothing_is_zero(tmp_path: Path) -> None:
-    program = load(tmp_path, "llama")
+def test_influence_of_a_layer_is_how_far_it_turns_what_flows_through(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, {**MODELS["llama"], "num_hidden_layers": 3})
+    program = import_checkpoint(folder).program
     for part in ("attention.o", "mlp.down"):
-        name = f"layers.0.{part}"
+        name = f"layers.1.{part}"
         program = with_values(program, name, partial(set_rows, slice(None), 0.0))
     influence = block_influence(program, WINDOWS, TensorStore())
-    assert influence[0] == pytest.approx(0, abs=1e-6)
     blocks = split_blocks(program)
-    similar = []
-    for window in WINDOWS:
-        x = execute_block(blocks[0], torch.from_numpy(window)[None])[0].double()
-        y = execute_block(blocks[2], x.float()[None])[0].double()
-        cosines = (x * y).sum(1) / (x.square().sum(1) * y.square().sum(1)).sqrt()
-        similar.append(float(cosines.mean()))
-    assert influence[1] == pytest.approx(1 - np.mean(similar), abs=1e-5)
-    assert influence[1] > 0.01
-    assert least_influential(influence, 1) == (0,)
+    similar = np.zeros((3, len(WINDOWS)))
+    for column, window in enumerate(WINDOWS):
+        x = execute_block(blocks[0], torch.from_numpy(window)[None])
+        for layer in range(3):
+            y = execute_block(blocks[1 + layer], x)
+            a, b = x[0].double(), y[0].double()
+            cosines = (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()
+            similar[layer, column] = float(cosines.mean())
+            x = y
+    assert influence == pytest.approx(1 - similar.mean(axis=1), abs=1e-5)
+    assert influence[1] == pytest.approx(0, abs=1e-6)
+    assert min(influence[0], influence[2]) > 0.01
+    assert least_influential(influence, 1) == (1,)
+    other = 0 if influence[0] < influence[2] else 2
+    assert least_influential(influence, 2) == tuple(sorted((1, other)))
     smaller, _ = drop_layers(program, least_influential(influence, 1))
     assert torch.allclose(logits(smaller), logits(program), atol=1e-5)
 
@@ -369,6 +375,34 @@ def test_byte_fallback_and_template(shared_dir: Path) -> None:
     begin = engine.token_to_id("<s>")
     assert processor["special_tokens"]["<s>"]["ids"] == [begin]
     assert trimmed.chat["bos_token_id"] == begin
+
+
+def test_added_token_beyond_the_vocabulary_and_in_the_template(lantern: Imported) -> None:
+    ending = {**json.loads(lantern.tokenizer_json)["added_tokens"][0], "content": "<|x|>"}
+    added = [*json.loads(lantern.tokenizer_json)["added_tokens"], {**ending, "id": 4096}]
+    special = {"<|x|>": {"id": "<|x|>", "ids": [4096], "tokens": ["<|x|>"]}}
+    pieces = [
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "<|x|>", "type_id": 0}},
+    ]
+    template = {"type": "TemplateProcessing", "single": pieces, "pair": pieces}
+    data = broken(
+        lantern.tokenizer_json,
+        added_tokens=added,
+        post_processor={
+            "type": "Sequence",
+            "processors": [{**template, "special_tokens": special}],
+        },
+    )
+    trimmed = trim_tokenizer(data, TEXTS)
+    last = len(trimmed.kept) - 1
+    assert trimmed.kept[last] == 4096 and trimmed.new_id(4096) == last < 1000
+    document = json.loads(trimmed.json)
+    assert [entry["id"] for entry in document["added_tokens"]] == [0, 1, 2, last]
+    engine = Engine.from_str(trimmed.json.decode())
+    assert engine.encode(TEXTS[0]).ids == [*encoded(trimmed.json, TEXTS[0]), last]
+    assert engine.token_to_id("<|x|>") == last
+    assert encoded(trimmed.json, "a<|x|>")[-1] == last
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2.5", "smollm2"])
