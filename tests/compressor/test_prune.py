@@ -44,8 +44,9 @@ def windows(count: int = 6, length: int = 40) -> list[NDArray[np.int64]]:
     return [rng.integers(0, 300, length) for _ in range(count)]
 
 
-def encodings(program: Program, dtype: Dtype) -> dict[str, Encoding]:
-    encoding = Encoding(dtype, search=False)
+def encodings(program: Program, dtype: Dtype, sparsity: float = 0.0) -> dict[str, Encoding]:
+    """Return one format for all; head and embedding must stay whole whatever they say."""
+    encoding = Encoding(dtype, search=False, sparsity=sparsity)
     return assign(program, Choices(encoding, encoding, encoding))
 
 
@@ -58,7 +59,7 @@ def distance(program: Program, other: Program) -> float:
 def test_nothing_dropped_is_plain_quantization(tmp_path: Path) -> None:
     program = tiny(tmp_path)
     chosen = encodings(program, Dtype.Q8)
-    found, records = prune_superblocks(program, windows(), chosen, SuperblockChoice(0.0))
+    found, records = prune_superblocks(program, windows(), chosen, SuperblockChoice())
     plain = quantize(program, chosen, NO_STATISTICS)
     for tensor in program.weights():
         ours, theirs = (p.tensors[tensor.name].source for p in (found, plain))
@@ -73,15 +74,15 @@ def test_superblocks_of_a_model_go_by_share_and_the_others_make_up_for_them(
     tmp_path: Path,
 ) -> None:
     program = tiny(tmp_path)
-    chosen = encodings(program, Dtype.Q4)
     errors = {}
     for name, choice in {
-        "magnitude": SuperblockChoice(0.3, "magnitude", compensate=False),
-        "wanda": SuperblockChoice(0.3, "wanda", compensate=False),
-        "hessian": SuperblockChoice(0.3, "hessian"),
-        "sweep": SuperblockChoice(0.3, "hessian", sweep=True),
-        "by tile": SuperblockChoice(0.4, "wanda", compensate=True, by_tile=True),
+        "magnitude": SuperblockChoice("magnitude", compensate=False),
+        "wanda": SuperblockChoice("wanda", compensate=False),
+        "hessian": SuperblockChoice("hessian"),
+        "sweep": SuperblockChoice("hessian", sweep=True),
+        "by tile": SuperblockChoice("wanda", by_tile=True),
     }.items():
+        chosen = encodings(program, Dtype.Q4, 0.4 if choice.by_tile else 0.3)
         pruned, records = prune_superblocks(program, windows(), chosen, choice)
         errors[name] = distance(program, pruned)
         for record in records:
@@ -104,7 +105,8 @@ def test_pruned_model_runs_natively_and_takes_fewer_bytes(tmp_path: Path) -> Non
     program = tiny(tmp_path / "m")
     imported = import_checkpoint(tmp_path / "m")
     chosen = encodings(program, Dtype.Q8)
-    pruned, _ = prune_superblocks(program, windows(), chosen, SuperblockChoice(0.3))
+    sparse_ones = encodings(program, Dtype.Q8, 0.3)
+    pruned, _ = prune_superblocks(program, windows(), sparse_ones, SuperblockChoice())
     path = tmp_path / "pruned.ingot"
     emit(pruned, path, imported.tokenizer_json, imported.chat, {})
     tokens = windows()[0]
@@ -116,7 +118,7 @@ def test_pruned_model_runs_natively_and_takes_fewer_bytes(tmp_path: Path) -> Non
     assert wrong < 0.05 * float(expected.std())
     assert distance(program, pruned) > 0.1**2 * float(expected.var())
     dense = measure_sizes(quantize(program, chosen, NO_STATISTICS), chosen)
-    sparse = measure_sizes(pruned, chosen)
+    sparse = measure_sizes(pruned, sparse_ones)
     # the lists of superblocks take their share on matrices as narrow as these
     assert 0.7 < sparse.bits_per_weight_body / dense.bits_per_weight_body < 0.85
 
@@ -126,7 +128,7 @@ def test_tied_table_is_quantized_for_what_flows_into_the_head(tmp_path: Path) ->
     program = fuse(import_checkpoint(write_checkpoint(tmp_path, values)).program)
     rough = Encoding(Dtype.C3)
     chosen = {**encodings(program, Dtype.Q8), program.head(): rough}
-    found, _ = prune_superblocks(program, windows(), chosen, SuperblockChoice(0.0))
+    found, _ = prune_superblocks(program, windows(), chosen, SuperblockChoice())
     table = program.tensors[program.head()].source
     stored = found.tensors[program.head()].source
     assert isinstance(table, Weight) and isinstance(stored, Quantized)
@@ -138,26 +140,44 @@ def test_tied_table_is_quantized_for_what_flows_into_the_head(tmp_path: Path) ->
 def test_short_superblock_counts_by_the_weights_that_it_has() -> None:
     w = np.ones((16, 160), np.float32)  # superblocks of q8: 64, 64 and 32 columns
     w[:, 128:] = 1.2
-    choice = SuperblockChoice(0.34, "magnitude", compensate=False)
-    present, pruned = choose_superblocks(w, np.eye(160), Encoding(Dtype.Q8), choice)
+    choice = SuperblockChoice("magnitude", compensate=False)
+    encoding = Encoding(Dtype.Q8, sparsity=0.34)
+    present, pruned = choose_superblocks(w, np.eye(160), encoding, choice)
     assert present.tolist() == [[False, True, True]]
     assert not pruned[:, :64].any() and np.array_equal(pruned[:, 64:], w[:, 64:])
     w[:, 128:] = 0.9
-    present, _ = choose_superblocks(w, np.eye(160), Encoding(Dtype.Q8), choice)
+    present, _ = choose_superblocks(w, np.eye(160), encoding, choice)
     assert present.tolist() == [[True, True, False]]
 
 
 def test_pruning_refuses(tmp_path: Path) -> None:
     program = tiny(tmp_path)
-    chosen = encodings(program, Dtype.Q8)
-    for choice, message in (
-        (SuperblockChoice(1.0), "share"),
-        (SuperblockChoice(0.1, "guess"), "expected one of magnitude, wanda, hessian"),
+    for share, choice, message in (
+        (1.0, SuperblockChoice(), "share"),
+        (0.1, SuperblockChoice("guess"), "expected one of magnitude, wanda, hessian"),
     ):
         with pytest.raises(InvalidArgumentError, match=message):
-            prune_superblocks(program, windows(), chosen, choice)
+            prune_superblocks(program, windows(), encodings(program, Dtype.Q8, share), choice)
+    chosen = encodings(program, Dtype.Q8, 0.1)
     with pytest.raises(InvalidArgumentError, match="no window"):
-        prune_superblocks(program, [], chosen, SuperblockChoice(0.1))
-    done = quantize(program, chosen, NO_STATISTICS)
+        prune_superblocks(program, [], chosen, SuperblockChoice())
+    done = quantize(program, encodings(program, Dtype.Q8), NO_STATISTICS)
     with pytest.raises(InvalidArgumentError, match="already quantized"):
-        prune_superblocks(done, windows(), chosen, SuperblockChoice(0.1))
+        prune_superblocks(done, windows(), chosen, SuperblockChoice())
+    with pytest.raises(InvalidArgumentError, match="t2 has no groups"):
+        prune_superblocks(
+            program, windows(), encodings(program, Dtype.T2), SuperblockChoice(sweep=True)
+        )
+
+
+def test_each_weight_has_its_own_share(tmp_path: Path) -> None:
+    program = tiny(tmp_path)
+    dense, sparse = (encodings(program, Dtype.Q8, share)[program.head()] for share in (0.0, 0.5))
+    chosen = {
+        name: sparse if "layers.1." in name else dense
+        for name in (tensor.name for tensor in program.weights())
+    }
+    _, records = prune_superblocks(program, windows(), chosen, SuperblockChoice())
+    for record in records:
+        expected = int(0.5 * record.of) if "layers.1." in record.name else 0
+        assert record.dropped == expected

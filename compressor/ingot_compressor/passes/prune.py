@@ -53,14 +53,13 @@ Hessian = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class SuperblockChoice:
-    """How superblocks are chosen: the share that goes, by which score, and what the rest does.
+    """How superblocks are chosen: by which score, and whether the rest makes up for them.
 
-    `by_tile`: the share goes from every 16 rows alike; else from the whole matrix. `sweep`: codes
-    are chosen column by column, each error pushed into the columns to the right (SparseGPT); needs
-    a format with scales by groups.
+    How many go is each encoding's `sparsity`. `by_tile`: that share goes from every 16 rows alike;
+    else from the whole matrix. `sweep`: codes are chosen column by column, each error pushed into
+    the columns to the right (SparseGPT); needs a format with scales by groups.
     """
 
-    share: float
     score: str = "hessian"
     compensate: bool = True
     by_tile: bool = False
@@ -83,12 +82,12 @@ class PrunedWeight:
 def choose_superblocks(
     w: Float, hessian: Hessian, encoding: Encoding, choice: SuperblockChoice
 ) -> tuple[Mask, Float]:
-    """Return which superblocks stay, and the weights with the others at zero.
+    """Return which superblocks of a format stay, and the weights with the others at zero.
 
     Shapes: w (n, k) float32; hessian (k, k) = E[x x^T]; results (tiles, blocks) and (n, k).
-    Raises: InvalidArgumentError for an unknown score or a share outside 0 to below 1.
+    Raises: InvalidArgumentError for an unknown score or a sparsity outside 0 to below 1.
     """
-    check_share(choice.share)
+    check_share(encoding.sparsity)
     width = superblock_width(encoding.dtype, group_of(encoding.dtype, encoding.group))
     h = damped(hessian)
     if choice.score == "hessian":
@@ -101,7 +100,7 @@ def choose_superblocks(
         raise InvalidArgumentError(f"score '{choice.score}', expected one of {', '.join(SCORES)}")
     # a short last superblock saves as much less as it is shorter
     power[:, -1] *= width / (w.shape[1] - width * (power.shape[1] - 1))
-    present = keep_superblocks(power, choice.share, choice.by_tile)
+    present = keep_superblocks(power, encoding.sparsity, choice.by_tile)
     mask = superblock_mask(present, (w.shape[0], w.shape[1]), width)
     pruned = refit(w, mask, h) if choice.compensate else w * mask
     return present, pruned.astype(np.float32)
@@ -115,12 +114,14 @@ def prune_superblocks(
     hold: Callable[[Quantized], Quantized] = lambda quantized: quantized,
     progress: Callable[[Tensor], None] | None = None,
 ) -> tuple[Program, tuple[PrunedWeight, ...]]:
-    """Return the program quantized, its body without the chosen superblocks.
+    """Return the program quantized, its body without the superblocks that each encoding spares.
 
-    Head and embedding are quantized whole. `hold` may move codes elsewhere, as in `quantize`.
+    Layers differ: of a small model the first one bears far less than the others. Head and embedding
+    are quantized whole. `hold` may move codes elsewhere, as in `quantize`.
 
     Shapes: windows each (t,), of one length.
-    Raises: InvalidArgumentError without windows, for a choice that is none, or naming a tensor.
+    Raises: InvalidArgumentError without windows, for a choice or sparsity that is none, or naming a
+        tensor.
     Cost: one solution of a (k, k) system for every 16 rows, if the rest is to compensate.
     """
     if not windows:
@@ -136,7 +137,7 @@ def prune_superblocks(
             early = tensor.name == program.head() and tensor.name not in hessians
             if tensor.name in changed or early:
                 continue
-            encoding = replace(encodings[tensor.name], sparsity=0.0)
+            encoding = encodings[tensor.name]
             if tensor.name in body:
                 quantized, record = _prune(tensor, encoding, hessians[tensor.name], choice)
                 records.append(record)
@@ -155,7 +156,7 @@ def _quantize_whole(
     tensor: Tensor, encoding: Encoding, hessians: Mapping[str, Hessian]
 ) -> Quantized:
     seen = {name: np.diagonal(h).copy() for name, h in hessians.items()}
-    return quantize_tensor(tensor, encoding, Statistics(seen, 1))
+    return quantize_tensor(tensor, replace(encoding, sparsity=0.0), Statistics(seen, 1))
 
 
 def _prune(
@@ -166,12 +167,13 @@ def _prune(
     w = tensor.source.load()
     present, pruned = choose_superblocks(w, hessian, encoding, choice)
     try:
-        quantized = quantize_matrix(pruned, encoding, np.diagonal(hessian))
+        dense = replace(encoding, sparsity=0.0)
+        quantized = quantize_matrix(pruned, dense, np.diagonal(hessian))
         if choice.sweep:
             quantized = _swept(pruned, quantized, present, hessian)
     except ValueError as error:
         raise InvalidArgumentError(f"tensor '{tensor.source.name}': {error}") from error
-    if choice.share > 0:
+    if encoding.sparsity > 0:
         quantized = with_superblocks(quantized, present)
     power = output_error(w, np.zeros_like(w), hessian)
     lost = output_error(w, pruned, hessian) / power if power > 0 else 0.0
