@@ -51,7 +51,7 @@ from ingot_compressor.simulate import (
     simulated_weights,
 )
 
-SEARCH_WINDOWS = 16
+SEARCH_WINDOWS = 8
 DATA_FREE = (
     *("int8_symmetric_row", "fp8_e4m3_row", "int4_symmetric_row", "int4_symmetric_g128"),
     *("int4_symmetric_g32", "int4_asymmetric_g32", "hqq4_g64", "hqq4_g32", "nf4_double"),

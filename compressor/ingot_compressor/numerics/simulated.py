@@ -171,7 +171,8 @@ def _double_quantized(scales: Values) -> Values:
     padded = np.pad(scales - mean, (0, -len(scales) % NF4_BLOCK)).reshape(-1, NF4_BLOCK)
     largest = np.abs(padded).max(axis=1, keepdims=True).astype(np.float32).astype(np.float64)
     codes = nearest_level(padded / np.where(largest > 0, largest, 1), dynamic_levels())
-    return (codes * largest).ravel()[: len(scales)] + mean
+    stored: Values = (codes * largest).ravel()[: len(scales)] + mean
+    return stored
 
 
 def round_fp8(w: Float) -> Float:
