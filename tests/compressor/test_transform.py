@@ -24,26 +24,10 @@ from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import Operation, Program
 from ingot_compressor.numerics.rotation import (
-    block_size,
-    hadamard,
     make_rotation,
     rotate,
-    tile_heads,
-    unrotate,
-)
-from ingot_compressor.numerics.scaling import (
-    activation_aware_scales,
-    clip_groups,
-    column_largest,
-    group_grams,
-    grouped_errors,
-    relative_magnitudes,
-    search_clips,
-    smoothing_scales,
 )
 from ingot_compressor.passes.activation_aware import (
-    clip_weights,
-    parent_program,
     scale_for_activations,
 )
 from ingot_compressor.passes.flow import find_sites
@@ -57,52 +41,10 @@ from ingot_compressor.passes.transform import (
     smooth,
     untie_head,
 )
-from tests.compressor.tiny_models import CASES, write_checkpoint
+from tests.compressor.norm_models import CLOSE, distance, thirds, tiny, tokens_of, windows_of
+from tests.compressor.tiny_models import CASES
 
-CLOSE = 1e-4  # of the logits' spread
 Change = Callable[[Program], Program]
-
-
-def tiny(folder: Path, case: str) -> Program:
-    write_checkpoint(folder, CASES[case])
-    program = import_checkpoint(folder, 40 if case == "llama_dynamic_beyond" else None).program
-    # norms of random checkpoints are near one: make them matter
-    generator = np.random.default_rng(3)
-    changed = {
-        op.inputs[1]: replace(
-            program.tensors[op.inputs[1]],
-            source=generator.uniform(0.3, 3, program.tensors[op.inputs[1]].shape).astype(
-                np.float32
-            ),
-        )
-        for op in program.operations
-        if op.opcode is Opcode.RMS_NORM
-    }
-    return program.with_tensors(changed)
-
-
-def tokens_of(program: Program) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randint(0, program.vocabulary, (2, 24), generator=generator)
-
-
-def windows_of(program: Program) -> list[NDArray[np.int64]]:
-    return list(tokens_of(program).numpy())
-
-
-def distance(before: Program, after: Program) -> float:
-    """Return the largest difference of logits over their spread, fused and unfused."""
-    tokens = tokens_of(before)
-    with torch.no_grad():
-        expected = execute(before, tokens)
-        found = [execute(program, tokens) for program in (after, fuse(after))]
-    return max(float((x - expected).abs().max() / expected.std()) for x in found)
-
-
-def thirds(w: NDArray[np.float32], importance: object = None) -> NDArray[np.float32]:
-    """Round each row to 7 values: a coarse quantizer."""
-    scale = np.abs(w).max(axis=1, keepdims=True) / 3
-    return np.asarray(np.rint(w / scale) * scale, np.float32)
 
 
 def random_scales(program: Program) -> Program:
@@ -321,41 +263,6 @@ def test_a_stream_that_cannot_turn_is_refused(kind: str, tmp_path: Path) -> None
         rotate_residual(changed)
 
 
-@pytest.mark.parametrize("width, most, block", [(40, 128, 8), (256, 128, 128), (43, 128, 1)])
-def test_hadamard_is_the_sylvester_matrix_in_blocks(width: int, most: int, block: int) -> None:
-    assert block_size(width, most) == block
-    matrix = np.array([[(-1) ** ((i & j).bit_count()) for j in range(block)] for i in range(block)])
-    expected = np.kron(np.eye(width // block), matrix / np.sqrt(block))
-    assert np.allclose(hadamard(np.eye(width), block), expected)
-    assert np.allclose(expected @ expected.T, np.eye(width))
-    rotation = make_rotation(width, 3, most)
-    x = np.random.default_rng(0).normal(size=(5, width)).astype(np.float32)
-    assert np.allclose(rotate(x, rotation), (x * rotation.signs) @ expected, atol=1e-6)
-    assert np.allclose(unrotate(rotate(x, rotation), rotation), x, atol=1e-6)
-    assert np.array_equal(make_rotation(width, 3, most).signs, rotation.signs)
-    assert not np.array_equal(make_rotation(width, 4, most).signs, rotation.signs)
-    assert set(np.unique(rotation.signs)) == {-1.0, 1.0}
-
-
-def test_rotations_refuse_blocks_that_do_not_fit() -> None:
-    for block in (3, 16, 0):
-        with pytest.raises(ValueError, match="power of two"):
-            hadamard(np.ones((1, 24)), block)
-    with pytest.raises(ValueError, match="positive"):
-        block_size(0)
-    heads = tile_heads(make_rotation(8, 1, 4), 2, 3)
-    assert np.array_equal(heads.signs.reshape(2, 3, 4)[:, 0], heads.signs.reshape(2, 3, 4)[:, 2])
-    assert len(heads.signs) == 24
-
-
-def test_a_rotation_spreads_an_outlier_over_its_block(tmp_path: Path) -> None:
-    x = np.zeros((1, 256), np.float32)
-    x[0, 7] = 128
-    turned = rotate(x, make_rotation(256, 0))
-    assert np.allclose(np.abs(turned[0, :128]), 128 / np.sqrt(128))
-    assert not turned[0, 128:].any()
-
-
 def test_no_rotation_of_heads_passes_the_position_encoding(tmp_path: Path) -> None:
     """Why keys and queries have no offline rotation: turned before rope, the scores change."""
     program = tiny(tmp_path, "qwen3")  # heads of 16
@@ -383,21 +290,6 @@ def test_no_rotation_of_heads_passes_the_position_encoding(tmp_path: Path) -> No
     assert float((plain - wrong).abs().max()) > 0.05 * float(plain.std())
 
 
-def test_smoothing_scales_are_the_formula_and_even_out() -> None:
-    x, w = np.array([8.0, 0.5, 0.0, 2.0]), np.array([2.0, 2.0, 1.0, 0.0])
-    s = smoothing_scales(x, w, 0.5)
-    assert np.allclose(s, [2.0, 0.5, 1.0, 1.0])
-    # at one half both sides have the same largest magnitude
-    assert np.allclose((x / s)[:2], (w * s)[:2])
-    assert np.allclose(smoothing_scales(x, w, 1.0)[:2], x[:2])
-    with pytest.raises(ValueError, match="alpha"):
-        smoothing_scales(x, w, 1.5)
-    with pytest.raises(ValueError, match="channels"):
-        smoothing_scales(x, w[:2])
-    pair = [np.array([[1, -3], [2, 0]], np.float32), np.array([[-5, 1]], np.float32)]
-    assert column_largest(pair).tolist() == [5, 3]
-
-
 def test_smooth_balances_what_the_linears_read(tmp_path: Path) -> None:
     program = tiny(tmp_path, "llama")
     windows = windows_of(program)
@@ -410,137 +302,3 @@ def test_smooth_balances_what_the_linears_read(tmp_path: Path) -> None:
     only = smooth(program, calibrate(program, windows, TensorStore()), norms_only=True)
     before = load_matrix(program.tensors["layers.1.mlp.down"])
     assert np.array_equal(before, load_matrix(only.tensors["layers.1.mlp.down"]))
-
-
-def test_activation_aware_scales_are_centred_and_follow_the_formula() -> None:
-    x, w = np.array([1.0, 4.0, 0.25]), np.array([0.5, 0.25, 1.0])
-    for ratio in (0.0, 0.3, 1.0):
-        s = activation_aware_scales(x, w, ratio)
-        raw = x**ratio / (w ** (1 - ratio) + 1e-4)
-        assert np.allclose(s / s[0], raw / raw[0])
-        assert np.isclose(s.max() * s.min(), 1)
-    assert np.allclose(activation_aware_scales(x, w, 0.0, duo=False), 1)
-    parts = np.array([[1, -2, 4, 8], [0, 0, 3, -3]], np.float32)
-    assert np.allclose(relative_magnitudes([parts], 2), [0.25, 0.5, 0.75, 1])
-    assert np.allclose(relative_magnitudes([parts, parts[:1]], 4), [1 / 12, 1 / 6, 2 / 3, 1])
-
-
-def test_the_chosen_ratio_has_the_least_error_of_the_parent(tmp_path: Path) -> None:
-    """Brute force over every ratio, by running the scaled and quantized model part itself."""
-    program = tiny(tmp_path, "llama_tied_shared_heads")
-    windows = windows_of(program)
-    after, choices = scale_for_activations(program, windows, thirds, ratios=5, group=10)
-    assert len(choices) == 8
-    assert sum(choice.ratio is not None for choice in choices) >= 4
-    assert all(choice.loss <= choice.plain_loss for choice in choices)
-    choice = choices[2]  # of the first layer's gate and up
-    site = next(site for site in find_sites(program) if site.x == choice.x)
-    assert site.weights == ("layers.0.mlp.gate", "layers.0.mlp.up")
-    assert parent_program(program, site.x).output == "layers.0.mlp.down.out"
-    seen: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        execute(program, tokens_of(program), observe=lambda name, x: seen.update({name: x}))
-    x = seen[site.weights[0]].numpy().reshape(-1, 40)
-    gate, up, down = (
-        load_matrix(program.tensors[f"layers.0.mlp.{n}"]) for n in ("gate", "up", "down")
-    )
-
-    def gated(g: NDArray[np.float32], u: NDArray[np.float32]) -> NDArray[np.float32]:
-        z = x @ g.T
-        return np.asarray((z / (1 + np.exp(-z)) * (x @ u.T)) @ down.T)
-
-    x_mean, w_mean = np.abs(x).mean(axis=0), relative_magnitudes([gate, up], 10)
-    losses = []
-    for s in (np.ones(40), *(activation_aware_scales(x_mean, w_mean, r / 4) for r in range(5))):
-        tried = gated(thirds(gate * s) / s, thirds(up * s) / s)
-        losses.append(float(np.square(tried - gated(gate, up)).mean()))
-    assert np.isclose(choice.loss, min(losses), rtol=1e-3)
-    assert np.isclose(choice.plain_loss, losses[0], rtol=1e-3)
-    assert choice.ratio == (None if np.argmin(losses) == 0 else (np.argmin(losses) - 1) / 4)
-    assert distance(program, after) < CLOSE
-
-
-def test_parents_end_where_the_readers_meet(tmp_path: Path) -> None:
-    program = tiny(tmp_path, "llama")
-    ends = [parent_program(program, site.x).output for site in find_sites(program)]
-    assert ends[:4] == [
-        "layers.0.attention.o.out",
-        "layers.0.attention.o.out",
-        "layers.0.mlp.down.out",
-        "layers.0.mlp.down.out",
-    ]
-    assert ends[-1] == "logits"
-    with pytest.raises(InvalidArgumentError, match="does not meet"):
-        parent_program(program, "layers.0.attention.q.out")
-
-
-def test_clip_search_is_the_brute_force_optimum_of_each_group() -> None:
-    generator = np.random.default_rng(2)
-    w = generator.standard_t(2, (3, 10)).astype(np.float32)
-    x = generator.normal(size=(50, 10)).astype(np.float32) * generator.uniform(0.1, 3, 10)
-    grams = group_grams(x.astype(np.float32), 4)
-
-    def rounding(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        parts = np.pad(values, ((0, 0), (0, 2))).reshape(3, 3, 4)
-        scale = np.abs(parts).max(axis=2, keepdims=True) / 3
-        return np.asarray((np.rint(parts / scale) * scale).reshape(3, 12)[:, :10], np.float32)
-
-    limits = search_clips(w, grams, rounding)
-    for row in range(3):
-        for first in (0, 4, 8):
-            part = w[row : row + 1, first : first + 4]
-            inputs = x[:, first : first + 4]
-            errors = {}
-            for step in range(21):
-                limit = np.abs(part).max() * (1 - 0.5 * step / 20)
-                clipped = np.clip(part, -limit, limit)
-                scale = np.abs(clipped).max() / 3
-                tried = np.rint(clipped / scale) * scale
-                errors[limit] = float(np.square(inputs @ (tried - part).T).mean())
-            best = min(errors, key=lambda limit: errors[limit])
-            assert np.isclose(limits[row, first // 4], best, rtol=1e-5)
-    error = rounding(w) - w
-    whole = np.stack([np.square(x[:, s] @ error[:, s].T).mean(axis=0) for s in _slices()], axis=1)
-    assert np.allclose(grouped_errors(error, grams), whole)
-    assert np.array_equal(clip_groups(w, limits, 4), np.clip(w, -_spread(limits), _spread(limits)))
-
-
-def test_a_short_last_group_has_its_own_limit() -> None:
-    w = np.full((1, 33), 5, np.float32)
-    clipped = clip_groups(w, np.array([[2, 3]], np.float32), 32)
-    assert clipped[0].tolist() == [2.0] * 32 + [3.0]
-
-
-def _slices() -> list[slice]:
-    return [slice(0, 4), slice(4, 8), slice(8, 10)]
-
-
-def _spread(limits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(np.repeat(limits, 4, axis=1)[:, :10])
-
-
-def tens(w: NDArray[np.float32], importance: object = None) -> NDArray[np.float32]:
-    """Round each 10 of a row to 7 values."""
-    n, k = w.shape
-    parts = np.pad(w, ((0, 0), (0, -k % 10))).reshape(-1, 10)
-    return thirds(parts).reshape(n, -1)[:, :k]
-
-
-def test_clipping_leaves_queries_and_keys_and_lowers_the_error(tmp_path: Path) -> None:
-    program = tiny(tmp_path, "qwen3")
-    after = clip_weights(program, windows_of(program), tens, group=10)
-    seen: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        execute(program, tokens_of(program), observe=lambda name, x: seen.update({name: x}))
-    better = 0
-    for tensor in program.weights():
-        if tensor.name in (program.head(), program.embedding()):
-            continue
-        w, clipped = load_matrix(tensor), load_matrix(after.tensors[tensor.name])
-        if tensor.name.endswith((".q", ".k")):
-            assert np.array_equal(w, clipped)
-            continue
-        x = seen[tensor.name].flatten(0, -2).numpy()
-        errors = [float(np.square(x @ (tens(v) - w).T).mean()) for v in (w, clipped)]
-        better += errors[1] < 0.9 * errors[0]
-    assert better == 10  # v, o, gate, up and down of two layers
