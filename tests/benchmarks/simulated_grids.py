@@ -57,6 +57,8 @@ DATA_FREE = (
     *("int4_symmetric_g32", "int4_asymmetric_g32", "hqq4_g64", "hqq4_g32", "nf4_double"),
     *("nvfp4", "mxfp4", "int3_symmetric_g32", "int3_asymmetric_g32", "hqq3_g64", "hqq3_g32"),
 )
+ROTATED = ("int4_symmetric_row", "int4_symmetric_g128", "hqq4_g64", "nvfp4")
+FORMATS = (Dtype.C3, Dtype.C4)
 
 
 @dataclass
@@ -116,27 +118,47 @@ def body_bits(program: Program, of: Callable[[tuple[int, ...]], float]) -> float
     return sum(of(shape) * shape[0] * shape[1] for shape in shapes) / total
 
 
-def encoding_rows(bench: Bench, title: str, encoding: Encoding) -> None:
-    quantizer = encoding_quantizer(encoding)
-    bits = body_bits(
-        bench.program, lambda shape: 8 * stored_bytes(shape, encoding) / (shape[0] * shape[1])
+def format_rows(bench: Bench) -> None:
+    """Formats of record, without and with statistics, as they are and rotated."""
+    for dtype in FORMATS:
+        encoding = Encoding(dtype)
+        quantizer, bits = encoding_quantizer(encoding), encoding_bits(bench.program, encoding)
+        alike = simulated_weights(bench.program, quantizer)
+        bench.row(f"{dtype.name.lower()}, all inputs alike", bits, bench.program, alike)
+        variants = {
+            "weighted": bench.program,
+            "weighted + R2": rotate_values(bench.program),
+            "weighted + R1 R2": rotate_values(rotate_residual(bench.program)),
+        }
+        for title, candidate in variants.items():
+            weights = simulated_weights(candidate, quantizer, bench.statistics(candidate))
+            bench.row(f"{dtype.name.lower()}, {title}", bits, candidate, weights)
+
+
+def encoding_bits(program: Program, encoding: Encoding) -> float:
+    return body_bits(
+        program, lambda shape: 8 * stored_bytes(shape, encoding) / (shape[0] * shape[1])
     )
-    program = bench.program
-    bench.row(f"{title}, all inputs alike", bits, program, simulated_weights(program, quantizer))
-    searched = bench.calibration[:SEARCH_WINDOWS]
-    rotated = rotate_values(rotate_residual(program))
-    variants: dict[str, Callable[[], Program]] = {
-        "weighted": lambda: program,
-        "weighted + AWQ scales": lambda: scale(program, searched, quantizer),
-        "weighted + AWQ clips": lambda: clip_weights(program, searched, quantizer),
-        "weighted + R1 R2": lambda: rotated,
-        "weighted + R2": lambda: rotate_values(program),
-        "weighted + R1 R2 + AWQ scales": lambda: scale(rotated, searched, quantizer),
-    }
-    for name, make in variants.items():
-        candidate = make()
-        weights = simulated_weights(candidate, quantizer, bench.statistics(candidate))
-        bench.row(f"{title}, {name}", bits, candidate, weights)
+
+
+def search_rows(bench: Bench) -> None:
+    """AWQ's searches, under the quantizer that is then used."""
+    windows = bench.calibration[:SEARCH_WINDOWS]
+    for name in ("int4_symmetric_g128", "int3_symmetric_g32"):
+        grid = simulated_grids()[name]
+        quantizer = data_free(grid.function)
+        bits = body_bits(bench.program, lambda shape, grid=grid: grid.bits(*shape))
+        scaled = scale(bench.program, windows, quantizer)
+        bench.row(f"{name} + AWQ scales", bits, scaled, simulated_weights(scaled, quantizer))
+        clipped = clip_weights(scaled, windows, quantizer, group=128 if "128" in name else 32)
+        weights = simulated_weights(clipped, quantizer)
+        bench.row(f"{name} + AWQ scales, clips", bits, clipped, weights)
+    for dtype in FORMATS:
+        encoding = Encoding(dtype)
+        quantizer, bits = encoding_quantizer(encoding), encoding_bits(bench.program, encoding)
+        scaled = scale(bench.program, windows, quantizer)
+        weights = simulated_weights(scaled, quantizer, bench.statistics(scaled))
+        bench.row(f"{dtype.name.lower()}, weighted + AWQ scales", bits, scaled, weights)
 
 
 def scale(program: Program, windows: tuple[NDArray, ...], quantizer: Quantizer) -> Program:
@@ -150,22 +172,16 @@ def grid_rows(bench: Bench) -> None:
         grid = grids[name]
         quantizer = data_free(grid.function)
         bits = body_bits(bench.program, lambda shape, grid=grid: grid.bits(*shape))
-        for title, program in (("", bench.program), (" + R1 R2", rotated)):
+        variants = {"": bench.program, " + R1 R2": rotated}
+        for title, program in variants.items():
+            if title and name not in ROTATED:
+                continue
             bench.row(
                 f"{name}{title} ({grid.label})",
                 bits,
                 program,
                 simulated_weights(program, quantizer),
             )
-    for name in ("int4_symmetric_g128", "int3_symmetric_g32"):
-        quantizer = data_free(grids[name].function)
-        bits = body_bits(bench.program, lambda shape, grid=grids[name]: grid.bits(*shape))
-        scaled = scale(bench.program, bench.calibration[:SEARCH_WINDOWS], quantizer)
-        bench.row(f"{name} + AWQ scales", bits, scaled, simulated_weights(scaled, quantizer))
-        clipped = clip_weights(scaled, bench.calibration[:SEARCH_WINDOWS], quantizer)
-        bench.row(
-            f"{name} + AWQ scales, clips", bits, clipped, simulated_weights(clipped, quantizer)
-        )
 
 
 def activation_rows(bench: Bench) -> None:
@@ -187,6 +203,14 @@ def activation_rows(bench: Bench) -> None:
             bench.row(f"{title}, by {kind.value}", bits, program, weights, kind, largest)
 
 
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "formats": format_rows,
+    "grids": grid_rows,
+    "activations": activation_rows,
+    "searches": search_rows,
+}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
@@ -194,6 +218,7 @@ def main() -> int:
     parser.add_argument("--evaluate", type=Path, required=True)
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--parts", default=",".join(PARTS), help=", ".join(PARTS))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     imported = import_checkpoint(given.model)
@@ -203,10 +228,8 @@ def main() -> int:
         windows_of(imported, given.evaluate, given.windows, given.length),
     )
     bench.row("full precision", 32, bench.program, {})
-    for dtype in (Dtype.C4, Dtype.C3):
-        encoding_rows(bench, dtype.name.lower(), Encoding(dtype))
-    grid_rows(bench)
-    activation_rows(bench)
+    for part in given.parts.split(","):
+        PARTS[part](bench)
     head = "| body | bits | mean KL | p99 KL | top-1 % | perplexity |\n|---|---|---|---|---|---|\n"
     given.out.write_text(head + "\n".join(bench.rows) + "\n", encoding="utf-8")
     return 0

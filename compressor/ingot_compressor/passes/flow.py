@@ -69,6 +69,7 @@ class Flow:
         """
         maker, readers = self.maker.get(name), self.readers.get(name, ())
         alone = len(readers) == 1 and readers[0].inputs.count(name) == 1
+        alone = alone and name != self.program.output
         if maker is None or maker.opcode is not Opcode.LINEAR or not alone:
             return ()
         operands, index = maker.linear(), maker.outputs.index(name)
@@ -152,7 +153,7 @@ def _divided(flow: Flow, operation: Operation) -> tuple[str, ...]:
         constants = operation.inputs[1:]
         return constants if all(flow.once(name) for name in constants) else ()
     if operation.opcode is Opcode.MUL:
-        makers = (flow.own_linear(name) for name in reversed(operation.inputs))
+        makers = (flow.own_linear(name) for name in operation.inputs)
         return next((found for found in makers if found), ())
     if operation.opcode is Opcode.ATTENTION:
         return flow.own_linear(operation.inputs[2])
