@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,30 @@ def test_the_chosen_ratio_has_the_least_error_of_the_parent(tmp_path: Path) -> N
     assert np.isclose(choice.plain_loss, losses[0], rtol=1e-3)
     assert choice.ratio == (None if np.argmin(losses) == 0 else (np.argmin(losses) - 1) / 4)
     assert distance(program, after) < CLOSE
+
+
+def test_the_quantizer_is_told_of_the_inputs_it_will_see(tmp_path: Path) -> None:
+    """Columns times s read inputs over s: their mean squares fall by its square."""
+    program = tiny(tmp_path, "llama")
+    told: list[tuple[NDArray[np.float32], NDArray[np.float64]]] = []
+
+    def noting(w: NDArray[np.float32], importance: NDArray[np.float64] | None) -> Any:
+        assert importance is not None
+        told.append((w, importance))
+        return thirds(w)
+
+    scale_for_activations(program, windows_of(program), noting, ratios=3, group=10)
+    seen: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        execute(program, tokens_of(program), observe=lambda name, x: seen.update({name: x}))
+    name = "layers.0.attention.q"
+    w, squares = load_matrix(program.tensors[name]), seen[name].double().square().mean(dim=(0, 1))
+    changed = 0
+    for scaled, importance in told[: 3 * 4 : 3]:  # q of q, k and v; no scale and three ratios
+        columns = np.median(scaled / w, axis=0).astype(np.float64)
+        assert np.allclose(importance * columns**2, squares.numpy(), rtol=1e-3)
+        changed += not np.allclose(columns, 1)
+    assert changed == 3
 
 
 def test_parents_end_where_the_readers_meet(tmp_path: Path) -> None:
