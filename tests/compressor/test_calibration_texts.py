@@ -193,6 +193,8 @@ def test_the_digest_knows_content_and_options() -> None:
         digest("abcdefgh", "ij", length=5),
     ]
     assert len({same, *others}) == 7 and len(same) == 64
+    # what stands between documents cannot be part of one
+    assert digest("x[false]y", "z") != digest("x", "y[false]z")
 
 
 def test_fewer_tokens_than_columns_are_said(tmp_path: Path) -> None:
