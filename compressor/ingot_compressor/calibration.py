@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,13 +22,15 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Mean squares of the input columns of each weight, by the weight's name.
+    """Mean squares, mean and largest magnitudes of the input columns of each weight, by its name.
 
     Shapes: each (k,) float64. `tokens` were seen; 0 means that there was no text.
     """
 
     mean_squares: Mapping[str, NDArray[np.float64]]
     tokens: int
+    mean_abs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    max_abs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def few(self) -> bool:
@@ -60,7 +62,7 @@ def calibrate(
     store: TensorStore,
     progress: Callable[[int], None] | None = None,
 ) -> Statistics:
-    """Run windows of equal length and average the squares of every linear's input columns.
+    """Run windows of equal length and gather statistics of every linear's input columns.
 
     The head is not computed: its input is the result of the shortened program. `progress` is told
     the tokens done so far.
@@ -72,8 +74,7 @@ def calibrate(
     sums: dict[str, torch.Tensor] = {}
 
     def observe(name: str, x: torch.Tensor) -> None:
-        total = x.flatten(0, -2).square().sum(dim=0, dtype=torch.float64)
-        sums[name] = sums[name] + total if name in sums else total
+        sums[name] = _joined(sums.get(name), x.flatten(0, -2))
 
     done = 0
     batch = max(1, BATCH_TOKENS // len(windows[0]))
@@ -84,7 +85,26 @@ def calibrate(
             done += tokens.numel()
             if progress is not None:
                 progress(done)
-    return Statistics({name: (total / done).numpy() for name, total in sums.items()}, done)
+    return Statistics(
+        {name: (found[0] / done).numpy() for name, found in sums.items()},
+        done,
+        {name: (found[1] / done).numpy() for name, found in sums.items()},
+        {name: found[2].numpy() for name, found in sums.items()},
+    )
+
+
+def _joined(before: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    """Return sums of squares and of magnitudes and the largest magnitudes, with x's rows joined.
+
+    Shapes: before (3, k) float64 or None; x (m, k); result (3, k) float64.
+    """
+    magnitudes = x.abs()
+    squares = x.square().sum(dim=0, dtype=torch.float64)
+    total = magnitudes.sum(dim=0, dtype=torch.float64)
+    found = torch.stack([squares, total, magnitudes.amax(dim=0).double()])
+    if before is None:
+        return found
+    return torch.cat([before[:2] + found[:2], torch.maximum(before[2:], found[2:])])
 
 
 def _without_head(program: Program) -> tuple[Program, str]:

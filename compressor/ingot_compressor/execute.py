@@ -33,9 +33,11 @@ from ingot.format import (
 )
 from ingot_compressor.ir import Operation, Program, Tensor, Weight
 
-__all__ = ["Observer", "TensorStore", "execute", "execute_block", "quantize_activation"]
+__all__ = ["Observer", "Rounding", "TensorStore", "execute", "execute_block", "quantize_activation"]
 
 Observer = Callable[[str, torch.Tensor], None]
+# Weight's name and input of a linear operation -> the input as rounded.
+Rounding = Callable[[str, torch.Tensor], torch.Tensor]
 P = TypeVar("P")
 
 
@@ -90,13 +92,15 @@ def execute(
     store: TensorStore | None = None,
     observe: Observer | None = None,
     quantize_activations: bool = False,
+    activation: Rounding | None = None,
 ) -> torch.Tensor:
     """Return the logits of every position.
 
     `weights` replaces tensors by name, and gradients reach them. `observe` is called with each
     weight of a linear operation and its input (b, t, k). With `quantize_activations` the inputs
     of linear operations become int8 as in the runtime (not those of f16 weights), and keys and
-    values float16; gradients pass straight through.
+    values float16; gradients pass straight through. `activation` rounds those inputs instead, for
+    each weight by its name.
 
     Shapes: tokens (b, t) int64; result (b, t, v) float32.
     Raises: IngotError for more positions than the program's context, or an id outside the table.
@@ -109,6 +113,7 @@ def execute(
         store=store,
         observe=observe,
         quantize_activations=quantize_activations,
+        activation=activation,
     )
 
 
@@ -120,6 +125,7 @@ def execute_block(
     store: TensorStore | None = None,
     observe: Observer | None = None,
     quantize_activations: bool = False,
+    activation: Rounding | None = None,
 ) -> torch.Tensor:
     """Return the output of a program whose input may be an activation: one of `split_blocks`.
 
@@ -134,6 +140,7 @@ def execute_block(
         store=store or TensorStore(keep=False),
         observe=observe,
         quantize=quantize_activations,
+        activation=activation,
     )
     last_use = _last_uses(block)
     for index, operation in enumerate(block.operations):
@@ -179,6 +186,7 @@ class _Run:
     store: TensorStore
     observe: Observer | None
     quantize: bool
+    activation: Rounding | None
 
     def get(self, name: str) -> torch.Tensor:
         """Return an activation, or the values of a weight or constant."""
@@ -233,13 +241,16 @@ def _layer_norm(run: _Run, operation: Operation) -> tuple[torch.Tensor, ...]:
 def _linear(run: _Run, operation: Operation) -> tuple[torch.Tensor, ...]:
     operands = operation.linear()
     x = run.get(operands.x)
-    rounded = quantize_activation(x) if run.quantize else x
+    rounded = quantize_activation(x) if run.quantize and run.activation is None else x
     outputs = []
     for index, name in enumerate(operands.weights):
         if run.observe is not None:
             run.observe(name, x)
-        exact = run.program.tensors[name].dtype is Dtype.F16
-        out = functional.linear(x if exact else rounded, run.get(name))
+        if run.program.tensors[name].dtype is Dtype.F16:
+            given = x
+        else:
+            given = rounded if run.activation is None else run.activation(name, x)
+        out = functional.linear(given, run.get(name))
         if operands.biases:
             out = out + run.get(operands.biases[index])
         outputs.append(out)
