@@ -19,7 +19,6 @@ from ingot_compressor.passes.emit import emit
 from ingot_compressor.passes.quantize import (
     Sizes,
     assign,
-    assign_for_budget,
     body_names,
     measure_sizes,
     quantize,
