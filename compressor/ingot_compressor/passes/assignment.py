@@ -137,4 +137,3 @@ def _uniform(tables: Tables, body: set[str], dtype: Dtype, apart: Dtype) -> Pick
 
 def _index_of(encodings: Sequence[Encoding], dtype: Dtype) -> int | None:
     return next((i for i, one in enumerate(encodings) if one.dtype is dtype), None)
-

@@ -103,9 +103,7 @@ class Probe:
             replace(block, tensors=self._program.tensors) for block in self._blocks
         )
 
-    def _run(
-        self, changed: Mapping[str, Quantized], weights: Mapping[str, torch.Tensor]
-    ) -> Trial:
+    def _run(self, changed: Mapping[str, Quantized], weights: Mapping[str, torch.Tensor]) -> Trial:
         first = min((self._first_use[name] for name in changed), default=len(self._blocks) - 1)
         with torch.inference_mode():
             inputs = self._run_body(first, weights)

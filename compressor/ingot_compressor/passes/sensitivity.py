@@ -123,12 +123,13 @@ def _anchors(candidates: Sequence[Candidate]) -> list[int]:
 def predict_divergence(
     errors: NDArray[np.float64], measured: Mapping[int, float]
 ) -> NDArray[np.float64]:
-    """Return the divergence of each candidate of a weight, never rising with its bytes.
+    """Return the divergence of each candidate of a weight, never falling with its error.
 
     A weight's sensitivity a = KL / error is taken from the measured candidates, between them
-    interpolated in the logarithms, beyond them kept. What was measured stays unless it would rise.
+    interpolated in the logarithms, beyond them kept. What was measured stays unless it falls while
+    the error rises.
 
-    Shapes: errors (c,), candidates rising in bytes; measured by index; result (c,), in nats.
+    Shapes: errors (c,); measured by index; result (c,), in nats.
     Source: KL grows with the relative error, HIGGS (arXiv:2411.17525), theorem 1; isotonic
         regression by pooling adjacent violators (Barlow et al. 1972).
     """
@@ -137,6 +138,7 @@ def predict_divergence(
     kl = np.array([max(measured[index], LEAST_KL) for index in known])
     sensitivity = np.exp(np.interp(np.log(t2), np.log(t2[known]), np.log(kl / t2[known])))
     predicted = np.where(np.asarray(errors) > 0, sensitivity * t2, 0.0)
-    predicted[known] = kl
-    regular = optimize.isotonic_regression(predicted, increasing=False)
-    return np.asarray(regular.x, np.float64)
+    predicted[known] = [measured[index] for index in known]
+    order = np.argsort(errors, kind="stable")
+    predicted[order] = optimize.isotonic_regression(predicted[order]).x
+    return predicted
