@@ -48,14 +48,14 @@ def measure_rate(dtype: Dtype, threads: int, matrix_bytes: int = MATRIX_BYTES) -
     """Return the bytes per second at which this machine's kernel multiplies one token.
 
     Each thread reads a matrix of its own; the median of a few repetitions.
+    Raises: InvalidArgumentError for a format without a kernel.
     """
-    group = group_of(dtype, 128)
+    index, group = _kernel(dtype), group_of(dtype, 128)
     random = np.random.default_rng(0).standard_normal((TILE_ROWS, MATRIX_K), np.float32)
     tile = quantize_matrix(random, Encoding(dtype, group, search=False))
     packed = pack(tile).reshape(-1)
     tiles = max(1, matrix_bytes // packed.size)
     work = [_Work(tile, packed, tiles) for _ in range(threads)]
-    index = _kernel(dtype)
     with ThreadPoolExecutor(threads) as pool:
         seconds = []
         for _ in range(REPETITIONS):

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype
 from ingot.packing import Quantized, dequantize
-from ingot_compressor.calibration import NO_STATISTICS
+from ingot_compressor.calibration import NO_STATISTICS, calibrate
 from ingot_compressor.evaluate import UNSCORED, log_softmax
 from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import Program, Weight
+from ingot_compressor.job import CompressOptions, prepare_job
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.numerics.knapsack import Row
 from ingot_compressor.passes.assignment import Problem, pareto_curve, uniform_picks
@@ -342,3 +343,35 @@ def test_uniform_assignments_are_those_that_fit(program: Program) -> None:
     assert [options[name][i].dtype for name, i in zip(tables, found["c4"], strict=True)] == [
         Dtype.C4 if name in body_names(program) else Dtype.Q8 for name in tables
     ]
+
+
+def test_a_mix_of_lantern_loses_less_than_one_format(repo_root: Path, tmp_path: Path) -> None:
+    """On text that took no part in the choice, at no more bits than q4 alone."""
+    source = repo_root / "examples" / "models" / "lantern"
+    job = prepare_job(CompressOptions(source, tmp_path / "x.ingot"), SilentProgress())
+    assert job.calibration is not None and job.evaluation is not None
+    own = [window[:160] for window in job.windows(job.calibration, 2048)]
+    other = [window[:256] for window in job.windows(job.evaluation, 2048)]
+    statistics = calibrate(job.program, own, TensorStore())
+    choices = replace(job.choices, body=replace(job.choices.body, search=False))
+    part = Evidence(
+        Quantizer(statistics), TensorStore(), own[:2], own[2:], SilentProgress(), swaps=4
+    )
+    body = replace(choices.body, dtype=Dtype.Q4, group=128)
+    alone = assign(job.program, replace(choices, body=body))
+    bits = measure_sizes(job.program, alone).bits_per_weight_body
+    choice = choose_formats(job.program, choices, Budgets(bits=bits), part)
+    judge = Probe(job.program, other, TensorStore())
+    mixed, single = (
+        judge.adopt(
+            {
+                tensor.name: tensor.source
+                for tensor in quantize(job.program, encodings, statistics).weights()
+                if isinstance(tensor.source, Quantized)
+            }
+        )
+        for encodings in (choice.encodings, alone)
+    )
+    assert mixed < 0.92 * single
+    assert choice.sizes.bits_per_weight_body <= bits
+    assert choice.divergence == pytest.approx(choice.predicted, rel=0.15)

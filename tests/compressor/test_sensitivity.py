@@ -26,6 +26,7 @@ from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.probe import Probe
 from ingot_compressor.passes.sensitivity import (
     Quantizer,
+    measure_beyond,
     measure_units,
     predict_divergence,
     tabulate,
@@ -168,6 +169,19 @@ def test_units_are_measured_alone_at_their_anchors(program: Program) -> None:
         for index, divergence in found.items():
             expected = whole(program, {name: tables[name][index].quantized})
             assert divergence == pytest.approx(expected, rel=1e-2, abs=1e-8)
+
+
+def test_what_is_picked_beyond_the_anchors_is_measured(program: Program) -> None:
+    names = [tensor.name for tensor in program.weights()][1:4]
+    options = {name: [Encoding(Dtype.C2), C3, C4, Q8] for name in names}
+    tables = tabulate(program, options, Quantizer(NO_STATISTICS))
+    probe = Probe(program, windows(), TensorStore())
+    measured = measure_units(probe, tables)
+    assert measure_beyond(probe, tables, (0, 1, 3), measured) == 1
+    assert [sorted(measured[name]) for name in names] == [[0, 1, 2], [1, 2], [1, 2]]
+    expected = whole(program, {names[0]: tables[names[0]][0].quantized})
+    assert measured[names[0]][0] == pytest.approx(expected, rel=1e-2)
+    assert measure_beyond(probe, tables, (0, 2, 3), measured) == 0
 
 
 def test_prediction_follows_a_law_and_keeps_what_was_measured() -> None:

@@ -8,7 +8,7 @@ arXiv:2410.14649).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +40,7 @@ from ingot_compressor.passes.quantize import (
 from ingot_compressor.passes.sensitivity import (
     Quantizer,
     Tables,
+    measure_beyond,
     measure_units,
     predict_divergence,
     tabulate,
@@ -52,6 +53,8 @@ __all__ = ["Choice", "Evidence", "Measured", "TensorChoice", "choose_formats", "
 # Head and embedding get at least six bits unless no budget leaves room for that.
 HEAD_FORMATS = (Dtype.Q6, Dtype.Q8)
 ROUNDS = 6
+# Mixes of which what lies beyond the anchors is measured before they are final.
+CHECKS = 2
 # A mix this near below the divergence asked for is near enough.
 NEAR = 0.97
 
@@ -133,19 +136,19 @@ def choose_formats(
     The body takes any of BUDGET_FORMATS with the settings of `choices.body`; head and embedding
     theirs of `choices`, or with `free_head` six and eight bits, or anything if that does not fit.
     Raises: InvalidArgumentError naming the budget that cannot be met and what is possible.
-    Cost: one quantization of every weight in each format, two runs of half the model for each
-        weight, `swaps` more, and a run for each uniform format; on the windows given.
+    Cost: one quantization of every weight in each format, two to four runs of half the model for
+        each weight, `swaps` more, and a run for each uniform format; on the windows given.
     """
     options, rows = _feasible(program, choices, budgets, free_head)
     if budgets.mean_kl is not None and not evidence.held_out:
         raise InvalidArgumentError("--max-kl is measured: give a longer --calibration TEXT")
     with evidence.progress.stage("Weighing formats", len(options)) as done:
         tables = tabulate(program, options, evidence.quantizer, done)
-    divergences = _divergences(program, tables, evidence)
-    problem = Problem(program, tables, divergences, tuple(rows))
+    problem = Problem(program, tables, _errors(tables), tuple(rows))
     if not evidence.held_out:
         picked = solve_knapsack(problem.divergences, problem.rows)
         return _choice(problem, picked, None, (), 0)
+    problem = _measured_problem(problem, budgets, evidence)
     probe = Probe(program, evidence.held_out, evidence.store)
     if budgets.mean_kl is not None:
         return _smallest(problem, probe, budgets, evidence.progress)
@@ -191,24 +194,51 @@ def _options(
     return options
 
 
-def _divergences(
-    program: Program, tables: Tables, evidence: Evidence
-) -> tuple[NDArray[np.float64], ...]:
-    errors = [np.array([one.error for one in candidates]) for candidates in tables.values()]
-    if not evidence.windows:
-        return tuple(errors)
-    probe = Probe(program, evidence.windows, evidence.store)
-    with evidence.progress.stage("Measuring sensitivity", len(tables)) as done:
+def _errors(tables: Tables) -> tuple[NDArray[np.float64], ...]:
+    return tuple(np.array([one.error for one in found]) for found in tables.values())
+
+
+def _measured_problem(problem: Problem, budgets: Budgets, evidence: Evidence) -> Problem:
+    """Return the problem with divergences: measured at the anchors, the others predicted.
+
+    Beyond the anchors a prediction falls short: what the first mixes take there is measured too.
+    """
+    probe = Probe(problem.program, evidence.windows, evidence.store)
+    tables, limit = problem.tables, budgets.mean_kl
+    with evidence.progress.stage("Measuring sensitivity", (1 + CHECKS) * len(tables)) as done:
         measured = measure_units(probe, tables, done)
+        for number in range(1, 1 + CHECKS):
+            problem = replace(problem, divergences=_predicted(tables, measured))
+            try:
+                picked = _solve(problem, limit)
+            except InfeasibleError:  # told where the divergence is looked for
+                break
+            measure_beyond(probe, tables, picked, measured)
+            done((1 + number) * len(tables))
+        done((1 + CHECKS) * len(tables))
+    return replace(problem, divergences=_predicted(tables, measured))
+
+
+def _predicted(
+    tables: Tables, measured: Mapping[str, Mapping[int, float]]
+) -> tuple[NDArray[np.float64], ...]:
     return tuple(
-        predict_divergence(error, measured[name])
-        for name, error in zip(tables, errors, strict=True)
+        predict_divergence(errors, measured[name])
+        for name, errors in zip(tables, _errors(tables), strict=True)
     )
+
+
+def _solve(problem: Problem, mean_kl: float | None) -> Picked:
+    """Return the least divergence within the limits, or the fewest bytes within a divergence."""
+    if mean_kl is None:
+        return solve_knapsack(problem.divergences, problem.rows)
+    row = Row("kl", problem.divergences, mean_kl)
+    return solve_knapsack(problem.bytes(), [*problem.rows, row])
 
 
 def _best(problem: Problem, probe: Probe, evidence: Evidence) -> Choice:
     """Return the least divergence within the limits: mix, uniform formats, then swaps."""
-    mix = solve_knapsack(problem.divergences, problem.rows)
+    mix = _solve(problem, None)
     contenders = {"mix": mix, **uniform_picks(problem)}
     with evidence.progress.stage("Comparing mixes", len(contenders)) as done:
         compared = []
@@ -233,9 +263,8 @@ def _smallest(problem: Problem, probe: Probe, budgets: Budgets, progress: Progre
     found: list[tuple[Measured, Picked]] = []
     with progress.stage("Comparing mixes", ROUNDS) as done:
         for number in range(ROUNDS):
-            row = Row("kl", problem.divergences, aim)
             try:
-                picked = solve_knapsack(problem.bytes(), [*problem.rows, row])
+                picked = _solve(problem, aim)
             except InfeasibleError as error:
                 if not compared:
                     raise budgets.explain(error) from error

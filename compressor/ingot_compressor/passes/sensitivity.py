@@ -24,6 +24,7 @@ __all__ = [
     "Candidate",
     "Quantizer",
     "Tables",
+    "measure_beyond",
     "measure_units",
     "predict_divergence",
     "tabulate",
@@ -113,6 +114,26 @@ def measure_units(
         if progress is not None:
             progress(len(measured))
     return measured
+
+
+def measure_beyond(
+    probe: Probe,
+    tables: Tables,
+    picked: Sequence[int],
+    measured: Mapping[str, dict[int, float]],
+) -> int:
+    """Measure what is picked with a larger error than anything measured of that weight.
+
+    `measured` takes the new figures. Returns: how many there were.
+    """
+    count = 0
+    for (name, candidates), index in zip(tables.items(), picked, strict=True):
+        largest = max(candidates[known].error for known in measured[name])
+        if candidates[index].error > largest:
+            trial = probe.try_out({name: candidates[index].quantized})
+            measured[name][index] = trial.divergence
+            count += 1
+    return count
 
 
 def _anchors(candidates: Sequence[Candidate]) -> list[int]:
