@@ -65,8 +65,8 @@ Windows = Sequence[NDArray[np.int64]]
 class Evidence:
     """What a choice is made on: the weights' statistics and two sets of windows of a text.
 
-    `windows` give the sensitivities, `held_out` compare whole assignments; both may be empty:
-    then weighted relative errors decide. Shapes: windows each (t,) int64, of one length.
+    `windows` give the sensitivities, `held_out` compare whole assignments; without them
+    weighted relative errors decide. Shapes: windows each (t,) int64, of one length.
     """
 
     quantizer: Quantizer
@@ -140,12 +140,12 @@ def choose_formats(
         each weight, `swaps` more, and a run for each uniform format; on the windows given.
     """
     options, rows = _feasible(program, choices, budgets, free_head)
-    if budgets.mean_kl is not None and not evidence.held_out:
+    if budgets.mean_kl is not None and not (evidence.windows and evidence.held_out):
         raise InvalidArgumentError("--max-kl is measured: give a longer --calibration TEXT")
     with evidence.progress.stage("Weighing formats", len(options)) as done:
         tables = tabulate(program, options, evidence.quantizer, done)
     problem = Problem(program, tables, _errors(tables), tuple(rows))
-    if not evidence.held_out:
+    if not evidence.windows or not evidence.held_out:
         picked = solve_knapsack(problem.divergences, problem.rows)
         return _choice(problem, picked, None, (), 0)
     problem = _measured_problem(problem, budgets, evidence)
