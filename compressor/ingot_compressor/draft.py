@@ -11,6 +11,7 @@ from typing import Any
 from ingot.container import Container
 from ingot.reference import conformance
 from ingot_compressor.calibration import NO_STATISTICS, Statistics, calibrate
+from ingot_compressor.choosing import choose_encodings
 from ingot_compressor.ir import Program, Tensor
 from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
@@ -18,8 +19,6 @@ from ingot_compressor.numerics import Encoding
 from ingot_compressor.passes.emit import emit
 from ingot_compressor.passes.quantize import (
     Sizes,
-    assign,
-    assign_for_budget,
     body_names,
     measure_sizes,
     quantize,
@@ -52,7 +51,7 @@ def write_draft(job: Job, path: Path) -> Draft:
     Raises: InvalidArgumentError naming a tensor that cannot be stored; StorageError.
     """
     statistics = _calibrate(job)
-    encodings = _encodings(job, statistics)
+    encodings = choose_encodings(job, statistics, path.parent)
     formats = _format_names(job.program, encodings)
     with Spool(path.parent) as spool:
         total = sum(_elements(tensor) for tensor in job.program.weights())
@@ -120,20 +119,6 @@ def _calibrate(job: Job) -> Statistics:
     if statistics.few:
         job.warnings.append(f"{statistics.tokens} calibration tokens are few; give a longer text")
     return statistics
-
-
-def _encodings(job: Job, statistics: Statistics) -> dict[str, Encoding]:
-    if job.options.bpw is None:
-        return assign(job.program, job.choices)
-    with job.progress.stage("Choosing formats", len(body_names(job.program))) as done:
-        return assign_for_budget(
-            job.program,
-            job.choices,
-            job.options.bpw,
-            statistics,
-            job.options.threads,
-            _running_total(lambda tensor: 1, done),
-        )
 
 
 def _format_names(program: Program, encodings: dict[str, Encoding]) -> dict[str, str]:

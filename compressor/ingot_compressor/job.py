@@ -40,6 +40,10 @@ class CompressOptions:
     body_format: str | None = None
     head_format: str | None = None
     bpw: float | None = None
+    max_bytes: int | None = None
+    max_ram: int | None = None
+    min_decode: float | None = None
+    max_kl: float | None = None
     group: int | None = None
     layout: str | None = None
     sparsity: float = 0.0
@@ -52,6 +56,22 @@ class CompressOptions:
     report: Path | None = None
     work: Path | None = None
     threads: int = 1
+
+    @property
+    def limits(self) -> dict[str, float | None]:
+        """The budgets of the mix by option."""
+        return {
+            "--bpw": self.bpw,
+            "--max-bytes": self.max_bytes,
+            "--max-ram": self.max_ram,
+            "--min-decode": self.min_decode,
+            "--max-kl": self.max_kl,
+        }
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether formats are chosen under a budget."""
+        return any(limit is not None for limit in self.limits.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +177,13 @@ def _check_values(options: CompressOptions) -> None:
         raise InvalidArgumentError(f"--sparsity is {options.sparsity:g}, expected 0 to below 1")
     if options.bpw is not None and not 1 <= options.bpw <= 16:
         raise InvalidArgumentError(f"--bpw is {options.bpw:g}, expected 1 to 16")
-    if options.bpw is not None and options.body_format is not None:
-        raise InvalidArgumentError("--bpw chooses the formats of the body: leave out --format")
+    for name, limit in options.limits.items():
+        if limit is not None and not 0 < limit < float("inf"):
+            raise InvalidArgumentError(f"{name} is {limit:g}, expected a positive number")
+        if limit is not None and options.body_format is not None:
+            raise InvalidArgumentError(
+                f"{name} chooses the formats of the body: leave out --format"
+            )
     if options.evaluation is not None and not options.certificate:
         raise InvalidArgumentError(
             "--evaluate measures for the certificate: leave out --no-certificate"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats for tensors: who gets which, what it costs, and the mix under a budget."""
+"""Formats for tensors: who gets which and what it costs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,10 @@ from ingot_compressor.ir import Program, Weight
 from ingot_compressor.numerics import Encoding, quantize_matrix
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.quantize import (
-    BodyChoice,
     Choices,
     assign,
-    assign_for_budget,
     body_names,
     measure_sizes,
-    pick_for_budget,
     quantize,
     quantize_tensor,
     stored_bytes,
@@ -114,40 +111,6 @@ def test_bad_values_name_the_tensor(untied: Program) -> None:
     done = quantize(untied, assign(untied, CHOICES), NO_STATISTICS)
     with pytest.raises(InvalidArgumentError, match="already quantized"):
         quantize_tensor(done.tensors[tensor.name], C4, NO_STATISTICS)
-
-
-def choice(stored: int, error: float) -> BodyChoice:
-    return BodyChoice(C4, stored, error)
-
-
-def test_budget_goes_to_the_best_gain_per_byte() -> None:
-    measured = {
-        "small": [choice(10, 1.0), choice(20, 0.1)],  # 0.09 a byte
-        "large": [choice(100, 1.0), choice(200, 0.0)],  # 0.01 a byte
-        "worse": [choice(10, 1.0), choice(11, 2.0)],  # never
-    }
-    cheapest = pick_for_budget(measured, 120, 240)
-    assert [cheapest[name].stored_bytes for name in measured] == [10, 100, 10]
-    some = pick_for_budget(measured, 135, 240)
-    assert [some[name].stored_bytes for name in measured] == [20, 100, 10]
-    everything = pick_for_budget(measured, 1000, 240)
-    assert [everything[name].stored_bytes for name in measured] == [20, 200, 10]
-    with pytest.raises(InvalidArgumentError, match=r"--bpw 3\.967 is below 4\.000, the least"):
-        pick_for_budget(measured, 119, 240)
-
-
-def test_mix_keeps_its_budget_and_uses_it(tmp_path: Path) -> None:
-    values = {**LLAMA, "hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
-    program = fuse(import_checkpoint(write_checkpoint(tmp_path / "m", values)).program)
-    found = {}
-    for bits in (3.0, 5.0, 6.5, 9.0):
-        encodings = assign_for_budget(program, CHOICES, bits, NO_STATISTICS)
-        sizes = measure_sizes(program, encodings)
-        assert bits - 1.2 < sizes.bits_per_weight_body <= bits
-        assert encodings[program.head()] == Q8
-        found[bits] = {encodings[name].dtype for name in body_names(program)}
-    assert found[9.0] == {Dtype.Q8} and found[6.5] == {Dtype.Q6}
-    assert found[5.0] == {Dtype.C4, Dtype.C5} and found[3.0] == {Dtype.C2, Dtype.C3}
 
 
 def test_statistics_are_mean_squares_of_the_inputs(untied: Program) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ _EPILOG = """examples:
   ingot compress ./SmolLM2-135M --out smol.ingot
   ingot compress ./SmolLM2-135M --out smol.ingot --target rpi5 --calibration my_domain.txt
   ingot compress ./SmolLM2-135M --out smol.ingot --bpw 5 --head-format q8 --json
+  ingot compress ./SmolLM2-135M --out smol.ingot --target rpi5 --max-ram 150MB --min-decode 60
   ingot compress ./SmolLM2-135M --out quick.ingot --preset draft
   ingot compress ./SmolLM2-135M --out best.ingot --preset quality --work best.work
 
@@ -54,6 +56,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         help="keep finished parts of a training there: the same command goes on after a kill",
     )
     _add_formats(parser)
+    _add_budgets(parser)
     _add_texts(parser)
     parser.add_argument("--context", type=int, metavar="N", help="positions of the plan")
     parser.add_argument("--chunk", type=int, metavar="N", help="most tokens of one prefill pass")
@@ -74,12 +77,6 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--head-format", metavar="NAME", help="head and embedding")
     group.add_argument(
-        "--bpw",
-        type=float,
-        metavar="X",
-        help="most stored bits per weight of the linear layers without the head: a measured mix",
-    )
-    group.add_argument(
         "--group", type=int, metavar="G", help="k per scale of q4 and q4z: 32, 64 or 128"
     )
     group.add_argument(
@@ -92,6 +89,44 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="experimental: drop this share of the body's superblocks, the least weighted first",
     )
+
+
+def _add_budgets(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("budgets: a mix of formats, chosen by what each loses")
+    group.add_argument(
+        "--bpw",
+        type=float,
+        metavar="X",
+        help="most stored bits per weight of the linear layers without the head",
+    )
+    group.add_argument(
+        "--max-bytes", type=_size, metavar="SIZE", help="most bytes of the file, as 450MB or 1.5GiB"
+    )
+    group.add_argument(
+        "--max-ram", type=_size, metavar="SIZE", help="most memory at --context, as planned"
+    )
+    group.add_argument(
+        "--min-decode",
+        type=float,
+        metavar="X",
+        help="least tokens per second, from the memory speed of the target",
+    )
+    group.add_argument(
+        "--max-kl",
+        type=float,
+        metavar="X",
+        help="most KL divergence on calibration text: the smallest mix within it",
+    )
+
+
+def _size(text: str) -> int:
+    """Return the bytes of a size as people write it."""
+    match = re.fullmatch(r"([0-9.]+) *([kKMG]?)(i?)B?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size: expected one like 450MB or 1.5GiB")
+    number, prefix, binary = match.groups()
+    unit = 1024 if binary else 1000
+    return int(float(number) * unit ** ("", "K", "M", "G").index(prefix.upper()))
 
 
 def _add_texts(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +178,10 @@ def _options(args: argparse.Namespace) -> CompressOptions:
         body_format=args.format,
         head_format=args.head_format,
         bpw=args.bpw,
+        max_bytes=args.max_bytes,
+        max_ram=args.max_ram,
+        min_decode=args.min_decode,
+        max_kl=args.max_kl,
         group=args.group,
         layout=args.layout,
         sparsity=args.sparsity,

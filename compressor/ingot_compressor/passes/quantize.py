@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives every weight a format and its codes; for a budget of bits, a measured mix of formats."""
+"""Gives every weight a format and its codes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ingot.errors import InvalidArgumentError
@@ -12,21 +12,23 @@ from ingot.packing import WEIGHT_FORMATS, Quantized, packed_bytes
 from ingot.packing import stored_bytes as sparse_bytes
 from ingot_compressor.calibration import Statistics
 from ingot_compressor.ir import Program, Tensor, Weight
-from ingot_compressor.numerics import Encoding, group_of, quantize_matrix, relative_error
+from ingot_compressor.numerics import Encoding, group_of, quantize_matrix
 
 __all__ = [
-    "BodyChoice",
+    "BUDGET_FORMATS",
     "Choices",
     "Sizes",
     "assign",
-    "assign_for_budget",
+    "body_elements",
     "body_names",
     "measure_sizes",
     "quantize",
     "quantize_tensor",
+    "stored_bytes",
+    "true_rows",
 ]
 
-# What a body tensor may get under a budget; q4 at group 32 takes more bits than c4 and loses more.
+# What a weight may get under a budget; q4 at group 32 takes more bits than c4 and loses more.
 BUDGET_FORMATS = (
     *((Dtype.C2, 32), (Dtype.C3, 32), (Dtype.Q4, 128)),
     *((Dtype.C4, 32), (Dtype.C5, 32), (Dtype.Q6, 32), (Dtype.Q8, 32)),
@@ -42,15 +44,6 @@ class Choices:
     body: Encoding
     head: Encoding
     embedding: Encoding
-
-
-@dataclass(frozen=True, slots=True)
-class BodyChoice:
-    """One format for one tensor: its stored bytes and its weighted relative error."""
-
-    encoding: Encoding
-    stored_bytes: int
-    error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +93,7 @@ def _bytes_of(tensor: Tensor, encoding: Encoding) -> int:
 def measure_sizes(program: Program, encodings: Mapping[str, Encoding]) -> Sizes:
     """Return stored bytes and bits per weight of an assignment."""
     body = set(body_names(program))
-    rows = _true_rows(program)
+    rows = true_rows(program)
     stored: dict[bool, int] = {True: 0, False: 0}
     counts: dict[bool, int] = {True: 0, False: 0}
     for tensor in program.weights():
@@ -115,7 +108,14 @@ def measure_sizes(program: Program, encodings: Mapping[str, Encoding]) -> Sizes:
     )
 
 
-def _true_rows(program: Program) -> dict[str, int]:
+def body_elements(program: Program) -> int:
+    """Return the weights of the body, without the rows that only fill tiles."""
+    rows = true_rows(program)
+    tensors = [program.tensors[name] for name in body_names(program)]
+    return sum(rows.get(one.name, one.shape[0]) * one.shape[1] for one in tensors)
+
+
+def true_rows(program: Program) -> dict[str, int]:
     """Return the rows of each gate's weight without the zero rows that fill its tiles."""
     found: dict[str, int] = {}
     for operation in program.operations:
@@ -161,79 +161,3 @@ def quantize(
         if progress is not None:
             progress(tensor)
     return program.with_tensors(changed)
-
-
-def assign_for_budget(
-    program: Program,
-    choices: Choices,
-    bits: float,
-    statistics: Statistics,
-    threads: int = 1,
-    progress: Callable[[Tensor], None] | None = None,
-) -> dict[str, Encoding]:
-    """Return a mix of formats whose body takes at most `bits` stored bits per weight.
-
-    Every format is tried on every tensor; the upgrade with the largest fall of the weighted
-    relative error per byte is taken until none fits.
-    Raises: InvalidArgumentError naming the least bits possible.
-    Cost: one quantization of each body tensor per format.
-    """
-    measured: dict[str, list[BodyChoice]] = {}
-    elements, rows = 0, _true_rows(program)
-    for name in body_names(program):
-        tensor = program.tensors[name]
-        measured[name] = _measure(tensor, choices, statistics, threads)
-        elements += rows.get(name, tensor.shape[0]) * tensor.shape[1]
-        if progress is not None:
-            progress(tensor)
-    picked = pick_for_budget(measured, int(bits * elements / 8), elements)
-    return {**assign(program, choices), **{name: c.encoding for name, c in picked.items()}}
-
-
-def _measure(
-    tensor: Tensor, choices: Choices, statistics: Statistics, threads: int
-) -> list[BodyChoice]:
-    if not isinstance(tensor.source, Weight):
-        raise InvalidArgumentError(f"tensor '{tensor.name}' is already quantized")
-    w = tensor.source.load()
-    held = replace(tensor, source=Weight(tensor.source.name, tensor.source.shape, lambda: w))
-    found = []
-    for dtype, group in BUDGET_FORMATS:
-        encoding = replace(choices.body, dtype=dtype, group=group)
-        quantized = quantize_tensor(held, encoding, statistics, threads)
-        error = relative_error(w, quantized, statistics.importance(tensor.name))
-        found.append(BodyChoice(encoding, stored_bytes(tensor.shape, encoding), error))
-    return found
-
-
-def pick_for_budget(
-    measured: Mapping[str, Iterable[BodyChoice]], budget_bytes: int, elements: int
-) -> dict[str, BodyChoice]:
-    """Choose one entry of each list within a budget, by the best fall of error per byte.
-
-    Raises: InvalidArgumentError if even the smallest choices are too large.
-    """
-    lists = {name: sorted(found, key=lambda c: c.stored_bytes) for name, found in measured.items()}
-    picked = {name: found[0] for name, found in lists.items()}
-    spent = sum(choice.stored_bytes for choice in picked.values())
-    if spent > budget_bytes:
-        raise InvalidArgumentError(
-            f"--bpw {8 * budget_bytes / elements:.3f} is below {8 * spent / elements:.3f},"
-            " the least that the built formats store of this model's linear layers"
-        )
-    while True:
-        upgrades = [
-            (_gain_per_byte(picked[name], choice), name, choice)
-            for name, found in lists.items()
-            for choice in found
-            if 0 < choice.stored_bytes - picked[name].stored_bytes <= budget_bytes - spent
-        ]
-        gain, name, choice = max(upgrades, key=lambda u: u[0], default=(0.0, "", None))
-        if choice is None or gain <= 0:
-            return picked
-        spent += choice.stored_bytes - picked[name].stored_bytes
-        picked[name] = choice
-
-
-def _gain_per_byte(old: BodyChoice, new: BodyChoice) -> float:
-    return (old.error - new.error) / (new.stored_bytes - old.stored_bytes)

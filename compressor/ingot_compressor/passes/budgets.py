@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Budgets of size, memory and speed as limits on the sum of what every weight takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ingot.errors import InvalidArgumentError
+from ingot.format import TENSOR_ALIGNMENT, Dtype, Opcode, Role
+from ingot.packing import packed_bytes, payload_bytes, round_up
+from ingot_compressor.ir import Program, Tensor
+from ingot_compressor.numerics import Encoding, group_of
+from ingot_compressor.numerics.knapsack import InfeasibleError, Row
+from ingot_compressor.passes.fuse import drop_unused
+from ingot_compressor.passes.plan import plan
+from ingot_compressor.passes.quantize import body_elements, body_names, stored_bytes, true_rows
+
+__all__ = ["WEIGHT_TIME_SHARE", "Budgets", "Options", "limit_rows", "section_bytes"]
+
+# The share of a token's time that weights take; the rest is attention, norms and waiting. From the
+# bars "decode / ceiling" of tests/benchmarks/results.md, 0.77 to 1.06.
+WEIGHT_TIME_SHARE = 0.85
+
+# What each weight may be stored as, by name.
+Options = Mapping[str, Sequence[Encoding]]
+Amount = Callable[[Tensor, Encoding], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What the result may take at most; None where there is no limit.
+
+    `bits` counts stored bits per weight of the body. `file_bytes` is the whole file, of which
+    `beside_weights` are not weights. `ram_bytes` is the plan's figure at the program's context.
+    `mean_kl` is measured, in nats. Units: `decode` tokens per second, at least, from
+    `decode_rates`: bytes of weights per second by format.
+    """
+
+    bits: float | None = None
+    file_bytes: int | None = None
+    ram_bytes: int | None = None
+    decode: float | None = None
+    mean_kl: float | None = None
+    beside_weights: int = 0
+    decode_rates: Mapping[Dtype, float] = field(default_factory=dict)
+
+    def explain(self, error: InfeasibleError) -> InvalidArgumentError:
+        """Return the error for the user: the option, what it asks for, what is possible."""
+        least = error.least
+        if error.row.name == "bits":
+            text = (
+                f"--bpw {self.bits:.3f} is below {least:.3f},"
+                " the least that the built formats store of this model's linear layers"
+            )
+        elif error.row.name == "decode":
+            text = (
+                f"--min-decode {self.decode:g} is above {WEIGHT_TIME_SHARE / least:.2f} tokens per"
+                " second, the most that the target's memory gives this model"
+            )
+        elif error.row.name == "kl":
+            text = (
+                f"--max-kl {self.mean_kl:g} is below {least:.3g},"
+                " the least that is predicted within the other limits"
+            )
+        else:
+            file = error.row.name == "file"
+            option, limit = (
+                ("--max-bytes", self.file_bytes) if file else ("--max-ram", self.ram_bytes)
+            )
+            needed = int(least + (limit or 0) - error.row.limit)
+            text = f"{option} {limit} is below {needed}, the least that this model needs"
+        return InvalidArgumentError(text)
+
+
+def section_bytes(tensor: Tensor, encoding: Encoding) -> int:
+    """Return the bytes of a weight in the weights section, with the gap behind it."""
+    n, k = tensor.shape
+    group = group_of(encoding.dtype, encoding.group)
+    return round_up(packed_bytes(encoding.dtype, n, k, group), TENSOR_ALIGNMENT)
+
+
+def limit_rows(program: Program, options: Options, budgets: Budgets) -> list[Row]:
+    """Return one row for each budget but the divergence, units in the order of `options`."""
+    rows = []
+    if budgets.bits is not None:
+        rows.append(_bits_row(program, options, budgets.bits))
+    beside = _constant_bytes(program)
+    if budgets.file_bytes is not None:
+        limit = budgets.file_bytes - budgets.beside_weights - beside
+        rows.append(_row("file", program, options, section_bytes, limit))
+    if budgets.ram_bytes is not None:
+        limit = budgets.ram_bytes - _session_bytes(program) - beside
+        rows.append(_row("ram", program, options, section_bytes, limit))
+    if budgets.decode is not None:
+        seconds = _decode_seconds(program, budgets.decode_rates)
+        rows.append(_row("decode", program, options, seconds, WEIGHT_TIME_SHARE / budgets.decode))
+    return rows
+
+
+def _row(name: str, program: Program, options: Options, amount: Amount, limit: float) -> Row:
+    amounts = tuple(
+        np.array([amount(program.tensors[weight], one) for one in encodings], np.float64)
+        for weight, encodings in options.items()
+    )
+    return Row(name, amounts, limit)
+
+
+def _bits_row(program: Program, options: Options, bits: float) -> Row:
+    body, elements = set(body_names(program)), body_elements(program)
+
+    def amount(tensor: Tensor, encoding: Encoding) -> float:
+        inside = tensor.name in body
+        return 8 * stored_bytes(tensor.shape, encoding) / elements if inside else 0.0
+
+    return _row("bits", program, options, amount, bits)
+
+
+def _constant_bytes(program: Program) -> int:
+    """Return what norms, biases and tables take in the weights section."""
+    return sum(
+        round_up(int(np.prod(tensor.shape)) * 4, TENSOR_ALIGNMENT)
+        for tensor in drop_unused(program).tensors.values()
+        if tensor.role is Role.CONSTANT
+    )
+
+
+def _session_bytes(program: Program) -> int:
+    """Return the planned bytes of a session without the weights, keys and values float16."""
+    return plan(drop_unused(program)).peaks(0)[-1].peak_bytes
+
+
+def _decode_seconds(program: Program, rates: Mapping[Dtype, float]) -> Amount:
+    """Return the time that one token spends reading a weight."""
+    rows = _rows_per_token(program)
+
+    def amount(tensor: Tensor, encoding: Encoding) -> float:
+        rate = rates.get(encoding.dtype)
+        if rate is None:
+            raise InvalidArgumentError(
+                f"no decode rate for format {encoding.dtype.name.lower()} on this target"
+            )
+        n, k, group = rows[tensor.name], tensor.shape[1], group_of(encoding.dtype, encoding.group)
+        return payload_bytes(encoding.dtype, n, k, group) / rate
+
+    return amount
+
+
+def _rows_per_token(program: Program) -> dict[str, int]:
+    """Return how many rows of each weight a token reads: all for a linear, one for the table."""
+    gates, rows = true_rows(program), dict.fromkeys((t.name for t in program.weights()), 0)
+    for operation in program.operations:
+        if operation.opcode is Opcode.EMBED:
+            rows[operation.inputs[1]] += 1
+        elif operation.opcode is Opcode.LINEAR:
+            for name in operation.linear().weights:
+                rows[name] += gates.get(name, program.tensors[name].shape[0])
+    return rows
