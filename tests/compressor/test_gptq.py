@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -39,10 +40,11 @@ def weight(n: int, k: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, k)).astype(np.float32) * 0.05
 
 
-def hessian_of(k: int, seed: int = 0, tokens: int = 0) -> torch.Tensor:
+@cache
+def hessian_of(k: int, seed: int = 0) -> torch.Tensor:
     """Return the Hessian of inputs that depend on each other and differ in power."""
     random = np.random.default_rng(seed)
-    tokens = tokens or 4 * k
+    tokens = 4 * k
     x = random.standard_normal((tokens, max(1, k // 3))) @ random.standard_normal((k // 3 or 1, k))
     x += 0.3 * random.standard_normal((tokens, k))
     x *= np.exp(random.standard_normal(k))
@@ -285,8 +287,8 @@ def test_descent_never_rises() -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)
 def test_better_than_round_to_nearest(dtype: Dtype, group: int, options: GptqOptions) -> None:
-    n, k = 24, 160
-    for seed in range(3):
+    n, k = 16, 160
+    for seed in range(2):
         w, hessian = weight(n, k, seed), hessian_of(k, seed)
         start = start_of(w, dtype, group, hessian)
         found = checked(w, hessian, start, options)
@@ -297,7 +299,7 @@ def test_better_than_round_to_nearest(dtype: Dtype, group: int, options: GptqOpt
         assert np.array_equal(dequantize(again), dequantize(q))
 
 
-@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[4]], ids=str)
+@pytest.mark.parametrize("options", [OPTIONS[0], GptqOptions(sweeps=1, refit=True)], ids=str)
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)
 def test_absent_superblocks_stay_zero_and_are_made_up_for(
     dtype: Dtype, group: int, options: GptqOptions
@@ -327,16 +329,14 @@ def test_scales_that_are_off_are_found_again(dtype: Dtype, group: int) -> None:
     levels, kind = levels_of(start), start.codes.dtype
     positions = torch.from_numpy(np.searchsorted(levels.codes, start.codes).T.astype(np.uint8))
     assert np.array_equal(levels.codes[positions.numpy().T].astype(kind), start.codes)
-    by_row = dtype not in (Dtype.Q8, Dtype.Q4, Dtype.Q4Z)
-    subs = {Dtype.T2: None, Dtype.Q6: (-127, 127)}.get(dtype, (-64, 63)) if by_row else None
     aims = torch.from_numpy(w.T.copy())
-    fitted, values = refit_scales(aims, levels, positions, hessian, by_row, subs)
+    fitted, values = refit_scales(aims, levels, positions, hessian)
     found = error(w, values.numpy().T, hessian)
     assert found < 0.2 * bad + good and found < 0.9 * bad
     half = fitted.scale.half().float()
     assert dtype is Dtype.T2 or torch.equal(half, fitted.scale)
     assert torch.equal(fitted.multiplier, fitted.multiplier.round())
-    again, same = refit_scales(aims, fitted, positions, hessian, by_row, subs)
+    again, same = refit_scales(aims, fitted, positions, hessian)
     assert error(w, same.numpy().T, hessian) <= found * (1 + 1e-6)
     assert torch.equal(fitted.offset, again.offset)
 
@@ -435,7 +435,7 @@ def test_identical_samples_raise_the_damping_and_still_win() -> None:
 
 
 def test_dead_column_is_rounded_as_it_stands() -> None:
-    w, hessian = weight(8, 40), hessian_of(40)
+    w, hessian = weight(8, 40), hessian_of(40).clone()
     hessian[7], hessian[:, 7] = 0, 0
     start = start_of(w, Dtype.Q4, 32, hessian)
     found = gptq(w, hessian, start, GptqOptions(sweeps=2)).quantized

@@ -113,7 +113,7 @@ def gptq(
         return GptqResult(start, 0.0, False, total, total, len(weight))
     levels = levels_of(start)
     found = [
-        _solve_rows(weight[rows], before[rows], h, levels.rows(rows), start.dtype, settings)
+        _solve_rows(weight[rows], before[rows], h, levels.rows(rows), settings)
         for rows, h in zip(cut_rows(len(weight), len(matrices)), matrices, strict=True)
     ]
     return _joined(start, levels, found)
@@ -140,7 +140,6 @@ def _solve_rows(
     before: NDArray[np.float32],
     hessian: torch.Tensor,
     levels: Levels,
-    dtype: Dtype,
     options: GptqOptions,
 ) -> _Rows:
     aims = torch.from_numpy(w.T.copy())
@@ -154,7 +153,7 @@ def _solve_rows(
     values = sweep_columns(aims, factor, rounder, block=options.block)
     damping = factor.damping
     del factor
-    values = _improve(aims, values, hessian, rounder, dtype, options)
+    values = _improve(aims, values, hessian, rounder, options)
     reached = row_errors(aims - values, hessian)
     better = reached < least
     after = float(torch.where(better, reached, least).sum())
@@ -166,18 +165,12 @@ def _improve(
     values: torch.Tensor,
     hessian: torch.Tensor,
     rounder: _Rounder,
-    dtype: Dtype,
     options: GptqOptions,
 ) -> torch.Tensor:
     """Alternate refitted scales and coordinate descent; returns the values, (k, n)."""
-    by_row = dtype not in (Dtype.Q8, Dtype.Q4, Dtype.Q4Z)
-    subs = None if dtype is Dtype.T2 or not by_row else (-64, 63)
-    subs = (-127, 127) if dtype is Dtype.Q6 else subs
     for step in range(max(options.sweeps, int(options.refit))):
         if options.refit:
-            rounder.levels, values = refit_scales(
-                w, rounder.levels, rounder.positions, hessian, by_row, subs
-            )
+            rounder.levels, values = refit_scales(w, rounder.levels, rounder.positions, hessian)
         if step < options.sweeps:
             changes = descend_columns(w, values, hessian, rounder, options.block)
             if not changes and not options.refit:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ingot.errors import InvalidArgumentError
 from ingot.format import TILE_ROWS, Dtype
 from ingot.packing import Quantized, geometry
+from ingot_compressor.numerics.sub_scaled import SIGNED_7, SIGNED_8
 
 __all__ = ["Levels", "levels_of"]
 
@@ -34,7 +35,8 @@ class Levels:
     multiplier times scale, is zero every position stands for zero.
 
     Shapes: grid (levels,) float32, whole numbers; codes (levels,); scale, multiplier, offset
-    (groups, n) float32, each group `group` columns of all rows.
+    (groups, n) float32, each group `group` columns of all rows. `by_row`: all groups of a row have
+    one scale. `sub_range`: least and largest multiplier, None where there are none.
     """
 
     grid: torch.Tensor
@@ -45,6 +47,8 @@ class Levels:
     offset: torch.Tensor
     middles: torch.Tensor  # between neighbours of a codebook; empty: a uniform grid
     safe_step: torch.Tensor  # one where the step is zero
+    by_row: bool
+    sub_range: tuple[int, int] | None
 
     def nearest(self, column: int, x: torch.Tensor) -> torch.Tensor:
         """Return the position nearest to each value of a column. Shapes: x, result (n,)."""
@@ -115,8 +119,25 @@ def levels_of(quantized: Quantized) -> Levels:
         offset = _by_group(q.shifts, shape) * q.delta
     if q.zeros.size:
         offset = -_by_group(q.zeros, shape)
-    safe = _safe(scale * multiplier)
-    return Levels(grid, codes, group, scale, multiplier, offset, middles, safe)
+    return Levels(
+        grid=grid,
+        codes=codes,
+        group=group,
+        scale=scale,
+        multiplier=multiplier,
+        offset=offset,
+        middles=middles,
+        safe_step=_safe(scale * multiplier),
+        by_row=q.row_scales.size > 0,
+        sub_range=_sub_range(q),
+    )
+
+
+def _sub_range(q: Quantized) -> tuple[int, int] | None:
+    if not q.sub_scales.size:
+        return None
+    subs = SIGNED_7 if q.codebook.size else SIGNED_8
+    return subs.low, subs.high
 
 
 def _grid(q: Quantized) -> tuple[torch.Tensor, NDArray[Any], torch.Tensor]:

@@ -17,61 +17,73 @@ Store = Callable[[torch.Tensor], torch.Tensor]
 
 
 def refit_scales(
-    w: torch.Tensor,
-    levels: Levels,
-    positions: torch.Tensor,
-    hessian: torch.Tensor,
-    by_row: bool,
-    sub_range: tuple[int, int] | None,
+    w: torch.Tensor, levels: Levels, positions: torch.Tensor, hessian: torch.Tensor
 ) -> tuple[Levels, torch.Tensor]:
     """Fit group after group and then the row scales, each in closed form with all others held.
 
     Every fitted number is rounded to what is stored and taken only where that lowers
     (w - q) H (w - q)^T of its row. Groups whose step is zero stay as they are.
 
-    `by_row`: one scale per row, float32 for formats without sub-scales, else float16; else one
-    float16 per group. `sub_range`: the least and largest whole sub-scale, None for none.
     Shapes: w (k, n) float32; positions (k, n); hessian (k, k).
     Returns: the levels with the new scales, and the values (k, n).
+    Source: weighted least squares on fixed codes (the scale step of LNQ, arXiv:2505.07004),
+    cyclic over the groups instead of all at once, because what is stored is rounded.
     Cost: n * k * k multiplications, twice that with sub-scales.
     """
-    k = len(w)
-    scale, multiplier = levels.scale.clone(), levels.multiplier.clone()
-    values = _all_values(levels, positions)
-    errors = w - values
-    if sub_range is not None or not by_row:
-        for group in range(len(scale)):
-            part = levels.columns(group, k)
-            pull = hessian[part] @ errors
-            whole = levels.integers(group, positions[part])
-            if sub_range is not None:
-                unit, old, store = whole * scale[group], multiplier[group], _whole(*sub_range)
-            else:
-                unit, old, store = whole * multiplier[group], scale[group], _half
-            power = (unit * (hessian[part, part] @ unit)).sum(dim=0)
-            power = torch.where(multiplier[group] * scale[group] == 0, 0.0, power)
-            old.copy_(_fitted(old, (unit * pull).sum(dim=0), power, store))
-            errors[part] = w[part] - (multiplier[group] * whole) * scale[group]
-    if by_row:
-        units = _all_values(levels.scaled(torch.ones_like(scale), multiplier), positions)
-        pull, push = hessian @ errors, hessian @ units
-        store = _half if sub_range is not None else torch.Tensor.float
-        old = scale[0]
-        new = _fitted(old, (units * pull).sum(dim=0), (units * push).sum(dim=0), store)
-        scale = torch.where(old == 0, old, new).expand_as(scale).contiguous()
-    fitted = levels.scaled(scale, multiplier)
+    fitted = levels
+    if levels.sub_range is not None or not levels.by_row:
+        fitted = _refit_groups(w, fitted, positions, hessian)
+    if levels.by_row:
+        fitted = _refit_rows(w, fitted, positions, hessian)
     return fitted, _all_values(fitted, positions)
+
+
+def _refit_groups(
+    w: torch.Tensor, levels: Levels, positions: torch.Tensor, hessian: torch.Tensor
+) -> Levels:
+    """Fit the number that each group has: its sub-scale, else its scale."""
+    scale, multiplier = levels.scale.clone(), levels.multiplier.clone()
+    store: Store = _half
+    number, other = scale, multiplier
+    if levels.sub_range is not None:
+        store = _whole(*levels.sub_range)
+        number, other = multiplier, scale
+    errors = w - _all_values(levels, positions)
+    for group in range(len(scale)):
+        part = levels.columns(group, len(w))
+        whole = levels.integers(group, positions[part])
+        unit = whole * other[group]
+        dot = (unit * (hessian[part] @ errors)).sum(dim=0)
+        power = (unit * (hessian[part, part] @ unit)).sum(dim=0)
+        power = torch.where(number[group] * other[group] == 0, 0.0, power)
+        number[group] = _fitted(number[group], dot, power, store)
+        errors[part] = w[part] - (multiplier[group] * whole) * scale[group]
+    return levels.scaled(scale, multiplier)
+
+
+def _refit_rows(
+    w: torch.Tensor, levels: Levels, positions: torch.Tensor, hessian: torch.Tensor
+) -> Levels:
+    """Fit the one scale of each row: float16, or float32 without sub-scales."""
+    scale, multiplier = levels.scale, levels.multiplier
+    units = _all_values(levels.scaled(torch.ones_like(scale), multiplier), positions)
+    pushed = hessian @ units
+    power = (units * pushed).sum(dim=0)
+    dot = (pushed * (w - _all_values(levels, positions))).sum(dim=0)
+    store: Store = _half if levels.sub_range is not None else torch.Tensor.float
+    old = scale[0]
+    new = torch.where(old == 0, old, _fitted(old, dot, power, store))
+    return levels.scaled(new.expand_as(scale).contiguous(), multiplier)
 
 
 def _fitted(
     old: torch.Tensor, dot: torch.Tensor, power: torch.Tensor, store: Store
 ) -> torch.Tensor:
-    """Return old + dot / power as stored, where that lowers the error -2 d dot + d^2 power."""
+    """Return old + dot / power as stored, where d of it lowers the error: d^2 power < 2 d dot."""
     step = torch.where(power > 0, dot / torch.where(power > 0, power, 1.0), 0.0)
     new = store(old + step)
     d = new - old
-    better = d * (d * power - 2 * dot) < 0
-    return torch.where(better & (power > 0), new, old)
+    return torch.where((power > 0) & (d * (d * power - 2 * dot) < 0), new, old)
 
 
 def _half(x: torch.Tensor) -> torch.Tensor:
