@@ -21,8 +21,9 @@ def refit_scales(
 ) -> tuple[Levels, torch.Tensor]:
     """Fit group after group and then the row scales, each in closed form with all others held.
 
-    Every fitted number is rounded to what is stored and taken only where that lowers
-    (w - q) H (w - q)^T of its row. Groups whose step is zero stay as they are.
+    Every fitted number is the stored one nearest to the best. The old one is stored too and the
+    error a parabola, so that (w - q) H (w - q)^T of its row never rises but by rounding in
+    float32. Groups whose step is zero stay as they are.
 
     Shapes: w (k, n) float32; positions (k, n); hessian (k, k).
     Returns: the levels with the new scales, and the values (k, n).
@@ -79,11 +80,9 @@ def _refit_rows(
 def _fitted(
     old: torch.Tensor, dot: torch.Tensor, power: torch.Tensor, store: Store
 ) -> torch.Tensor:
-    """Return old + dot / power as stored, where d of it lowers the error: d^2 power < 2 d dot."""
+    """Return old + dot / power, where the error is least, as stored; old where it has no say."""
     step = torch.where(power > 0, dot / torch.where(power > 0, power, 1.0), 0.0)
-    new = store(old + step)
-    d = new - old
-    return torch.where((power > 0) & (d * (d * power - 2 * dot) < 0), new, old)
+    return store(old + step)
 
 
 def _half(x: torch.Tensor) -> torch.Tensor:
