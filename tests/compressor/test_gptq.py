@@ -50,8 +50,8 @@ def test_codebook_in_any_order() -> None:
     w = weight(16, 64)
     one = gptq(w, hessian_of(64), start)
     other = gptq(w, hessian_of(64), mixed)
-    rows = one.kept_rows == other.kept_rows == 0
-    assert rows and np.array_equal(dequantize(one.quantized), dequantize(other.quantized))
+    assert one.kept_rows == other.kept_rows == 0
+    assert np.array_equal(dequantize(one.quantized), dequantize(other.quantized))
 
 
 def best_row(w: np.ndarray, values: np.ndarray, h: np.ndarray) -> float:

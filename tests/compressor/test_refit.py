@@ -42,8 +42,8 @@ def test_scales_that_are_off_are_found_again(dtype: Dtype, group: int) -> None:
 def test_refitted_scales_lower_the_error(dtype: Dtype) -> None:
     w, hessian = weight(16, 96), hessian_of(96)
     start = start_of(w, dtype, 32, hessian)
-    plain = checked(w, hessian, start, GptqOptions())
-    fitted = checked(w, hessian, start, GptqOptions(refit=True))
+    plain = gptq(w, hessian, start, GptqOptions())
+    fitted = gptq(w, hessian, start, GptqOptions(refit=True))
     assert fitted.error_after < plain.error_after
 
 
