@@ -15,7 +15,9 @@ from ingot.format import Dtype
 from ingot.packing import Quantized, dequantize, pack, stored_elements, unpack
 from ingot_compressor.numerics import gptq as module
 from ingot_compressor.numerics.gptq import GptqOptions, GptqResult, gptq
+from ingot_compressor.numerics.hessian import damped_factor
 from ingot_compressor.numerics.levels import levels_of
+from ingot_compressor.numerics.sweep import sweep_columns
 from tests.compressor.hessian_cases import FORMATS, error, hessian_of, start_of, table_of, weight
 
 OPTIONS = [
@@ -141,6 +143,21 @@ def test_absent_superblocks_stay_zero_and_are_made_up_for(
         apart = ~stored if name == "codes" else ~stored[:, ::32]
         assert np.array_equal(new[apart], old[apart])
     assert found.error_after < 0.8 * found.error_before
+
+
+def test_codes_are_those_of_the_sweep_in_the_order_asked_for() -> None:
+    w, hessian = weight(16, 64), hessian_of(64)
+    start = start_of(w, Dtype.C4, 32, hessian)
+    levels, results = levels_of(start), []
+    for act_order in (True, False):
+        factor = damped_factor(hessian, 0.05, act_order)
+        aims = torch.from_numpy(w.T.copy())
+        swept = sweep_columns(aims, factor, lambda j, x: levels.values(j, levels.nearest(j, x)))
+        found = gptq(w, hessian, start, GptqOptions(damping=0.05, act_order=act_order))
+        assert found.kept_rows == 0 and found.damping == 0.05
+        assert np.array_equal(dequantize(found.quantized), swept.numpy().T)
+        results.append(found.quantized.codes)
+    assert not np.array_equal(*results)
 
 
 def test_groups_of_rows_have_their_own_hessian() -> None:

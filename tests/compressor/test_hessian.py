@@ -136,9 +136,11 @@ def test_identical_samples_raise_the_damping() -> None:
 
 
 def test_indefinite_matrix_raises_the_damping_to_what_it_needs() -> None:
-    """Eigenvalues 3 and -1 with a mean diagonal of 1: 0.1 is too little, 10 enough, 1 singular."""
+    """Eigenvalues 3 and -1 with a mean diagonal of 1: 0.02 and 0.2 are too little, 2 is enough."""
     hessian = torch.tensor([[1.0, 2.0], [2.0, 1.0]])
-    assert damped_factor(hessian, 0.02).damping == pytest.approx(2.0)
+    factor = damped_factor(hessian, 0.02)
+    assert factor.damping == pytest.approx(2.0)
+    torch.testing.assert_close(product(factor), hessian.double() + 2 * torch.eye(2))
 
 
 def test_no_damping_helps() -> None:
