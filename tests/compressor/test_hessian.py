@@ -13,6 +13,7 @@ from ingot_compressor.numerics.hessian import (
     HessianSum,
     NotPositiveDefiniteError,
     cut_rows,
+    damped,
     damped_factor,
     hessian_bytes,
     hessians_fit,
@@ -161,6 +162,20 @@ def test_factor_does_not_depend_on_the_units(scale: float) -> None:
     x[:, 4] = 0
     one, other = damped_factor(x.T @ x), damped_factor(x.T @ x * scale)
     torch.testing.assert_close(one.feedback, other.feedback, rtol=1e-4, atol=1e-5)
+
+
+def test_damping_adds_to_each_groups_own_diagonal() -> None:
+    """Means of the live columns: 2 of (1, 3, 0), 10 of (10, 10, 10)."""
+    both = torch.stack([torch.diag(torch.tensor([1.0, 3.0, 0.0])), 10 * torch.eye(3)])
+    both[0, 0, 1] = both[0, 1, 0] = 0.5
+    found = damped(both, 0.1)
+    want = both + torch.tensor([0.2, 1.0])[:, None, None] * torch.eye(3)
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(damped(both[1], 0.1), want[1])
+    assert float(both[1, 0, 0]) == 10.0
+    assert not damped(torch.zeros(3, 3), 0.1).any()
+    with pytest.raises(InvalidArgumentError, match="share"):
+        damped(both, -0.1)
 
 
 def test_memory_bound() -> None:

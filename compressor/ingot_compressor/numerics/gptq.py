@@ -91,6 +91,7 @@ def gptq(
 ) -> GptqResult:
     """Find codes that lower trace((W - Q) H (W - Q)^T), scales and codebook as `start` has them.
 
+    H is taken as it is given: `hessian.damped` first where there are few tokens for its columns.
     Each row keeps what `start` has where that is not worse; superblocks that are not stored stay
     zero and the others make up for them. f16 passes through.
 

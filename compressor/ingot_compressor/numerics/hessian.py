@@ -16,6 +16,7 @@ __all__ = [
     "HessianSum",
     "NotPositiveDefiniteError",
     "cut_rows",
+    "damped",
     "damped_factor",
     "hessian_bytes",
     "hessians_fit",
@@ -134,6 +135,27 @@ def hessian_bytes(k: int, count: int = 1) -> int:
 def hessians_fit(k: int, count: int, most_bytes: int) -> bool:
     """Return whether that many Hessians and the factoring of one stay within a bound."""
     return hessian_bytes(k, count) <= most_bytes
+
+
+def damped(hessian: torch.Tensor, share: float) -> torch.Tensor:
+    """Return a Hessian with `share` of its mean diagonal added: what few tokens say, held loosely.
+
+    Descent and refitted scales follow a Hessian to its last detail, also where it is chance: under
+    a damped one (0.1) what they find holds better on another text. Columns that were never active
+    do not count in the mean.
+
+    Shapes: hessian (k, k) or (groups, k, k); result the same, a copy.
+    Raises: InvalidArgumentError for a negative share.
+    Source: our own measurement; the ridge of linear regression.
+    """
+    if not 0 <= share < math.inf:
+        raise InvalidArgumentError(f"share is {share:g}, expected a finite number from 0")
+    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+    live = (diagonal > 0).sum(dim=-1, keepdim=True).clamp(min=1)
+    result = hessian.clone()
+    mean = diagonal.sum(dim=-1, keepdim=True, dtype=torch.float64) / live
+    result.diagonal(dim1=-2, dim2=-1).add_((share * mean).to(result.dtype))
+    return result
 
 
 @dataclass(frozen=True, slots=True)
