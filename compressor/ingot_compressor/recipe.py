@@ -32,7 +32,7 @@ __all__ = [
 TARGET = "target"
 OPTIONAL = ("rounding", "distil", "gate")
 PRESETS = ("draft", "balanced", "quality", "tiny")
-ROUNDINGS = ("nearest", "trained")
+ROUNDINGS = ("nearest", "gptq", "trained")
 TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
 _FORMATS = {dtype.name.lower(): dtype for dtype in WEIGHT_DTYPES}
 
@@ -59,9 +59,10 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How codes are improved after the search: not at all, or trained block by block.
+    """How codes are improved after the search, block by block: not at all, by GPTQ, or trained.
 
-    Units: sequences of `length` tokens, steps for each block.
+    Units: sequences of `length` tokens; `iterations` are training steps for each block, or of GPTQ
+    the rounds of coordinate descent after its sweep.
     """
 
     method: str

@@ -16,10 +16,17 @@ from ingot_compressor.ir import Program
 from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
+from ingot_compressor.numerics.gptq import GptqOptions
+from ingot_compressor.passes.block_methods import (
+    BlockMethod,
+    SolvedCodes,
+    TrainedRounding,
+    weight_of,
+)
 from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.distill import DistillSettings, distill
 from ingot_compressor.passes.quantize import body_names
-from ingot_compressor.passes.refine import BlockReport, refine_blocks, weight_of
+from ingot_compressor.passes.refine import BlockReport, refine_blocks
 from ingot_compressor.passes.train_block import TrainSettings
 from ingot_compressor.provenance import source_facts
 from ingot_compressor.recipe import Distil, Rounding
@@ -63,7 +70,7 @@ def train(job: Job, quantized: Program) -> tuple[Program, TrainingFacts]:
     work = _work_folder(job)
     if recipe.distil is not None and elements <= recipe.distil.most_weights:
         better, facts = _distil(job, recipe.distil, found, trainable, work)
-    elif recipe.rounding is not None and recipe.rounding.method == "trained":
+    elif recipe.rounding is not None and recipe.rounding.method != "nearest":
         better, facts = _refine(job, recipe.rounding, found, work)
     else:
         return quantized, TrainingFacts()
@@ -106,12 +113,23 @@ def _refine(
     windows = _text_windows(job, rounding.sequences, rounding.length)
     if len(windows) < rounding.batch:
         raise InvalidArgumentError("the calibration text is too short to train on: give more")
-    settings = TrainSettings(rounding.iterations, rounding.batch)
-    layers = len(split_blocks(job.program)) - 2
-    with job.progress.stage("Training blocks", layers * rounding.iterations) as done:
+    method = _block_method(rounding)
+    stage = "Training blocks" if rounding.method == "trained" else "Solving blocks"
+    total = sum(method.steps(block) for block in split_blocks(job.program)[1:-1])
+    with job.progress.stage(stage, total) as done:
         store = open_store(job.program)
-        better, blocks = refine_blocks(job.program, found, windows, settings, store, done, work)
-    return better, TrainingFacts("trained block by block", blocks)
+        better, blocks = refine_blocks(job.program, found, windows, method, store, done, work)
+    for block in blocks:
+        for name in block.fallbacks:
+            job.warnings.append(f"'{name}': GPTQ found nothing better than the nearest codes")
+    return better, TrainingFacts(f"{rounding.method}, block by block", blocks)
+
+
+def _block_method(rounding: Rounding) -> BlockMethod:
+    if rounding.method == "trained":
+        return TrainedRounding(TrainSettings(rounding.iterations, rounding.batch))
+    options = GptqOptions(sweeps=rounding.iterations, refit=rounding.iterations > 0)
+    return SolvedCodes(options, rounding.batch)
 
 
 def _distil(
