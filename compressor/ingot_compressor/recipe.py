@@ -32,7 +32,7 @@ __all__ = [
 TARGET = "target"
 OPTIONAL = ("rounding", "distil", "gate")
 PRESETS = ("draft", "balanced", "quality", "tiny")
-ROUNDINGS = ("nearest", "gptq", "trained")
+ROUNDINGS = ("nearest", "gptq", "trained", "gptq+trained")
 TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
 _FORMATS = {dtype.name.lower(): dtype for dtype in WEIGHT_DTYPES}
 
@@ -59,10 +59,11 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How codes are improved after the search, block by block: not at all, by GPTQ, or trained.
+    """How codes are improved after the search, block by block.
 
-    Units: sequences of `length` tokens; `iterations` are training steps for each block, or of GPTQ
-    the rounds of coordinate descent after its sweep.
+    `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in this order.
+    Units: sequences of `length` tokens; `iterations` of training for each block; `sweeps` of
+    coordinate descent after GPTQ's own.
     """
 
     method: str
@@ -70,6 +71,12 @@ class Rounding:
     length: int
     batch: int
     iterations: int
+    sweeps: int = 4
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the methods in turn."""
+        return tuple(self.method.split("+"))
 
 
 @dataclass(frozen=True, slots=True)

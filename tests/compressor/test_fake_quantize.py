@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,18 @@ def test_what_was_trained_is_what_is_packed(dtype: Dtype) -> None:
     book = stored.codebook
     again = unpack(pack(stored), dtype, stored.shape, stored.group, book, stored.delta)
     np.testing.assert_allclose(dequantize(again), weight.weight().detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=lambda d: d.name.lower())
+def test_training_begins_at_codes_that_are_not_the_nearest(dtype: Dtype) -> None:
+    w = matrix(8)
+    start = quantize_matrix(w.numpy(), Encoding(dtype))
+    generator = np.random.default_rng(9)
+    codes = start.codes.astype(int) + generator.integers(-2, 3, start.shape)
+    codes = np.clip(codes, int(start.codes.min()), int(start.codes.max()))
+    elsewhere = replace(start, codes=codes.astype(start.codes.dtype))
+    weight = FakeQuantized(w, elsewhere, Part(rounding=True))
+    np.testing.assert_allclose(weight.weight().detach().numpy(), dequantize(elsewhere), atol=1e-5)
 
 
 def test_rounding_moves_to_a_neighbour_and_no_further() -> None:

@@ -26,6 +26,9 @@ _UNIFORM: Mapping[int, tuple[int, int, int]] = {
 }
 # A trained weight stays within so many steps of where it was.
 MOST_MOVED = 2.0
+# How far inside its cell a weight begins that the start has put there, in mean gaps of the grid.
+INSIDE = 0.02
+_INFINITY = torch.tensor([float("inf")])
 MOST_MULTIPLIER = 2.0
 LEAST_MULTIPLIER = 0.25
 
@@ -84,6 +87,37 @@ class FakeQuantized:
         ):
             tensor.requires_grad_(trained)
         self._step = self._grid_step()
+        self._w = self._within_start()
+
+    def _within_start(self) -> torch.Tensor:
+        """Return the weights moved into the cells of the start's codes, just inside their borders.
+
+        Codes that are not the nearest (GPTQ's) are thus where training begins, and those that were
+        a close call are the first to change.
+        """
+        scale = self._spread(self._scales().detach())
+        position, values = self._position(scale).detach(), self._start_values()
+        entries = self._entries.detach()
+        if len(entries):
+            borders = torch.cat([-_INFINITY, (entries[1:] + entries[:-1]) / 2, _INFINITY])
+            index = torch.searchsorted(entries, values).clamp(max=len(entries) - 1)
+            low, high = borders[index], borders[index + 1]
+        else:
+            least, most, _ = _UNIFORM[self._start.dtype]
+            low = torch.where(values <= least, -_INFINITY, values - 0.5)
+            high = torch.where(values >= most, _INFINITY, values + 0.5)
+        inside = INSIDE * self._step / torch.where(scale == 0, torch.ones_like(scale), scale.abs())
+        position = position.clamp(low + inside, high - inside)
+        moved = (position + self._spread(self._offset)) * scale
+        return torch.where(scale == 0, self._w, moved)
+
+    def _start_values(self) -> torch.Tensor:
+        """Return what the start's codes stand for on the grid, offsets apart."""
+        codes = torch.from_numpy(self._start.codes.astype(np.float32))
+        if self._start.codebook.size:
+            return torch.from_numpy(self._start.codebook.astype(np.float32))[codes.long()]
+        least, _, first = _UNIFORM[self._start.dtype]
+        return codes - first + least
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """Return what is trained, by name: weights, rounding, scales, codebook."""

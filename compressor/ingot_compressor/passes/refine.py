@@ -58,7 +58,7 @@ def refine_blocks(
     for index, block in enumerate(blocks[1:-1]):
         names = tuple(tensor.name for tensor in block.weights())
         targets = stream.targets(block)
-        part = f"block-{index:03d}"
+        part = f"{method.name}-{index:03d}"
         kept = work.load_weights(part) if work is not None else None
         if kept is None:
             start = {name: quantized[name] for name in names}
