@@ -83,7 +83,9 @@ class Rounding:
 class Distil:
     """Training of the whole model against the original: what, how long, on how much text.
 
-    `train` names parts, joined by "+". A model of more weights than `most_weights` is left out.
+    `train` names parts, joined by "+"; `low_rank` above 0 adds a movement of the weights of that
+    rank (LoRA), merged before they are rounded. A model of more weights than `most_weights` is left
+    out.
     """
 
     train: str
@@ -93,6 +95,7 @@ class Distil:
     batch: int
     rate: float
     most_weights: int
+    low_rank: int = 0
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -160,7 +160,7 @@ def _distil(
     work: WorkFolder | None,
 ) -> tuple[dict[str, Quantized], TrainingFacts]:
     windows = _text_windows(job, distil.sequences, distil.length)
-    part = Part(**dict.fromkeys(distil.parts, True))
+    part = Part(**dict.fromkeys(distil.parts, True), low_rank=distil.low_rank)
     tensors = job.program.tensors
     weights = {
         name: FakeQuantized(torch.from_numpy(weight_of(tensors[name])), found[name], part)

@@ -105,6 +105,22 @@ def test_training_finds_the_scales_of_a_matrix_on_another_grid() -> None:
     assert float((weight.weight().detach() - target).square().sum()) < 0.05 * before
 
 
+def test_a_low_rank_movement_is_merged_before_the_rounding() -> None:
+    w = matrix(10, 32, 64)
+    column, row = torch.linspace(-1, 1, 32)[:, None], torch.linspace(1, -1, 64)
+    target = w + 0.2 * column * row
+    start = quantize_matrix(w.numpy(), Encoding(Dtype.Q6))
+    weight = FakeQuantized(w, start, Part(low_rank=2))
+    assert {k: tuple(v.shape) for k, v in weight.parameters().items()} == {
+        "thin": (32, 2),
+        "flat": (2, 64),
+    }
+    before = float((weight.weight().detach() - target).square().sum())
+    train(weight, target, 200, 0.05)
+    stored = dequantize(weight.store())
+    assert float((torch.from_numpy(stored) - target).square().sum()) < 0.5 * before
+
+
 def test_absent_superblocks_stay_zero() -> None:
     w = matrix(6, 32, 256)
     start = quantize_matrix(w.numpy(), Encoding(Dtype.C4, sparsity=0.5))
