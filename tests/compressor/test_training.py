@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from ingot.container import Container
-from ingot.errors import InvalidArgumentError
+from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import Dtype, Section
 from ingot.packing import Quantized, dequantize
 from ingot.tokenizer import Tokenizer
@@ -30,7 +30,14 @@ from ingot_compressor.ir import Program
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
 from ingot_compressor.numerics.gptq import GptqOptions
-from ingot_compressor.passes.block_methods import SolvedCodes, TrainedRounding, weight_of
+from ingot_compressor.passes.activation_store import ActivationStore
+from ingot_compressor.passes.block_methods import (
+    SolvedCodes,
+    TrainedRounding,
+    run_block,
+    weight_of,
+)
+from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.distill import DistillSettings, distill, top_kl
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.quantize import Choices, assign, body_names, quantize
@@ -135,6 +142,21 @@ def test_finished_blocks_are_not_trained_again(
     for name, weight in first.items():
         assert np.array_equal(weight.codes, again[name].codes)
         assert np.array_equal(dequantize(weight), dequantize(again[name]))
+
+
+def test_activations_that_are_many_lie_in_a_file(
+    program: Program, windows: Any, tmp_path: Path
+) -> None:
+    block, store = split_blocks(program)[0], TensorStore()
+    tokens = torch.from_numpy(np.stack(windows))
+    full = run_block(block, tokens, None, store, 5, False)
+    room = ActivationStore(tmp_path, 1000)
+    spilled = run_block(block, tokens, None, store, 5, False, room=room)
+    assert torch.equal(full, spilled) and list(tmp_path.iterdir()) == []
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert str(tmp_path) in mapped
+    with pytest.raises(StorageError, match=r"no room for .* GB of activations"):
+        ActivationStore(tmp_path / "absent", 0).empty((1 << 20, 1 << 8))
 
 
 def test_a_work_folder_belongs_to_one_compression(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from ingot_compressor.ir import Operation, Program, Tensor, Weight
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
 from ingot_compressor.numerics.gptq import GptqOptions, gptq
 from ingot_compressor.numerics.hessian import HessianSum, damped
+from ingot_compressor.passes.activation_store import ActivationStore
 from ingot_compressor.passes.train_block import TrainSettings, train_block
 
 __all__ = [
@@ -96,11 +97,13 @@ def run_block(
     batch: int,
     activations: bool,
     observe: Callable[[str, torch.Tensor], None] | None = None,
+    room: ActivationStore | None = None,
 ) -> torch.Tensor:
     """Return a block's output for all sequences, `batch` of them at a time, without gradients."""
+    result = None
     with torch.no_grad():
-        parts = [
-            execute_block(
+        for first in range(0, len(x), batch):
+            part = execute_block(
                 block,
                 x[first : first + batch],
                 store=store,
@@ -108,9 +111,12 @@ def run_block(
                 observe=observe,
                 quantize_activations=activations,
             )
-            for first in range(0, len(x), batch)
-        ]
-    return torch.cat(parts)
+            if result is None:
+                result = (room or ActivationStore()).empty((len(x), *part.shape[1:]))
+            result[first : first + batch] = part
+    if result is None:
+        raise InternalError("a block was run on no sequence")
+    return result
 
 
 @dataclass(frozen=True, slots=True)

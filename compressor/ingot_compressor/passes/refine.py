@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ingot.packing import Quantized
-from ingot_compressor.execute import TensorStore, execute_block
+from ingot_compressor.execute import TensorStore
 from ingot_compressor.ir import Program
 from ingot_compressor.passes.block_methods import BlockMethod, BlockResult, run_block, weight_values
 from ingot_compressor.passes.blocks import split_blocks
@@ -49,8 +49,8 @@ def refine_blocks(
     that it also mends what the blocks before it lost. Embedding and head stay as they are. With
     `work`, finished blocks are read from there. `progress` counts the method's steps over all
     blocks.
-    Shapes: windows each (t,) int64, all of one length. Memory: the activations of all windows three
-    times, and what the method takes for one block.
+    Shapes: windows each (t,) int64, all of one length. Memory: what the method takes for one block,
+    and the activations of all windows three times, each in a file where it is large.
     """
     blocks = split_blocks(program)
     stream = _Stream(blocks[0], torch.from_numpy(np.stack(windows)), quantized, store, method)
@@ -99,11 +99,8 @@ class _Stream:
     ) -> None:
         self._store, self._method = store, method
         tables = {tensor.name: quantized[tensor.name] for tensor in embed.weights()}
-        with torch.no_grad():
-            self.full = execute_block(embed, tokens, store=store)
-            self.quantized = execute_block(
-                embed, tokens, store=store, weights=weight_values(tables)
-            )
+        self.full = self._run(embed, tokens, None)
+        self.quantized = self._run(embed, tokens, weight_values(tables))
 
     def targets(self, block: Program) -> torch.Tensor:
         return self._run(block, self.full, None)
