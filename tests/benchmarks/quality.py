@@ -51,7 +51,7 @@ OURS: Mapping[str, tuple[str, ...]] = {
     "c4 searched": ("--preset", "balanced", "--format", "c4"),
     "c4 trained": ("--preset", "quality", "--format", "c4"),
     "c3 searched": ("--preset", "balanced", "--format", "c3", "--allow-failing"),
-    "c3 trained": ("--preset", "tiny", "--format", "c3"),
+    "c3 trained": ("--preset", "quality", "--format", "c3"),
     "c2 searched": ("--preset", "balanced", "--format", "c2", "--allow-failing"),
     "c2 trained": ("--preset", "tiny", "--format", "c2", "--allow-failing"),
     "mix of q4_k_m's bytes": ("--preset", "quality", "--bpw", "4.70"),
