@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype
 from ingot.packing import Quantized, dequantize
+from ingot_compressor.execute import execute
 from ingot_compressor.ir import Program
 from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
@@ -114,6 +116,13 @@ def _refine(
     return better, TrainingFacts("trained block by block", blocks)
 
 
+def _teacher(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return the original where the program is not the same function any more."""
+    if job.lossless:
+        return None
+    return partial(execute, job.reference, store=open_store(job.reference))
+
+
 def _distil(
     job: Job,
     distil: Distil,
@@ -146,6 +155,7 @@ def _distil(
             done,
             work.load_state(STATE) if work is not None else None,
             save,
+            _teacher(job),
         )
     facts = TrainingFacts(
         f"trained as a whole: {', '.join(distil.parts)}",
