@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from ingot.container import Container, replace_sections
 from ingot.errors import IngotError
 from ingot.format import Section
+from ingot.model import Model
 from ingot_compressor.calibration_texts import distance_warning
 from ingot_compressor.certificate import (
     Judgement,
@@ -25,6 +27,10 @@ from ingot_compressor.certificate import (
 )
 from ingot_compressor.draft import Draft, compute_vectors, write_draft
 from ingot_compressor.evaluate import Quality, Scores, summarize
+from ingot_compressor.evaluation.comparison import CONFIDENCE, score_items
+from ingot_compressor.evaluation.items import Item, read_task
+from ingot_compressor.evaluation.recovery import Recovery
+from ingot_compressor.evaluation.tasks import pool
 from ingot_compressor.execute import TensorStore
 from ingot_compressor.job import CompressOptions, Job, prepare_job
 from ingot_compressor.measure import measure_file, open_store, used_isa
@@ -65,12 +71,13 @@ def compress(options: CompressOptions, progress: Progress | None = None) -> Comp
         result.
     """
     started = time.monotonic()
+    items = [item for task in options.tasks for item in read_task(task, options.max_items)]
     job = prepare_job(options, progress or SilentProgress())
     path = options.out.parent / f".ingot-{secrets.token_hex(8)}.draft"
     try:
         draft = write_draft(job, path)
         blobs = {Section.VECTORS: _json(compute_vectors(job, path))}
-        judgement, quality = _finish(job, path, draft, blobs)
+        judgement, quality = _finish(job, path, draft, blobs, items)
     finally:
         path.unlink(missing_ok=True)
     result = CompressReport(
@@ -95,11 +102,13 @@ def compress(options: CompressOptions, progress: Progress | None = None) -> Comp
 
 
 def _finish(
-    job: Job, path: Path, draft: Draft, blobs: dict[Section, bytes]
+    job: Job, path: Path, draft: Draft, blobs: dict[Section, bytes], items: Sequence[Item]
 ) -> tuple[Judgement, Quality | None]:
     """Measure and judge the draft, then write the final file."""
     scores, facts = _measure(job, path)
-    judgement = judge(job.recipe.gate, scores)
+    recoveries = _recoveries(job, path, items)
+    facts["accuracy"] = {name: asdict(recovery) for name, recovery in recoveries.items()}
+    judgement = judge(job.recipe.gate, scores, recoveries.get("pooled"))
     if not job.options.certificate:
         judgement = Judgement(Verdict.UNGATED, "nothing was measured, as asked for")
     _refuse_failing(job, judgement)
@@ -155,6 +164,17 @@ def _compare_texts(job: Job, scores: Scores, store: TensorStore) -> None:
         seen = reference_losses(job.reference, windows, store)
         warning = distance_warning(seen, np.concatenate(scores.reference_loss))
         job.warnings.extend([] if warning is None else [warning])
+
+
+def _recoveries(job: Job, path: Path, items: Sequence[Item]) -> dict[str, Recovery]:
+    """Return the file's accuracy over the checkpoint's by task, and pooled; empty without items."""
+    if not items:
+        return {}
+    gate = job.recipe.gate
+    with Model(path) as model:
+        store = open_store(job.reference)
+        answers = score_items(model, job.reference, store, items, job.progress)
+    return pool(answers, gate.confidence if gate is not None else CONFIDENCE)
 
 
 def _facts(job: Job, draft: Draft) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class CompressOptions:
     trim_vocabulary: tuple[Path, ...] = ()
     calibration: Path | None = None
     evaluation: Path | None = None
+    tasks: tuple[str, ...] = ()
+    max_items: int | None = None
     context: int | None = None
     chunk: int | None = None
     certificate: bool = True
@@ -266,10 +268,11 @@ def _check_values(options: CompressOptions) -> None:
             raise InvalidArgumentError(
                 f"{name} chooses the formats of the body: leave out --format"
             )
-    if options.evaluation is not None and not options.certificate:
-        raise InvalidArgumentError(
-            "--evaluate measures for the certificate: leave out --no-certificate"
-        )
+    for name, given in (("--evaluate", options.evaluation), ("--tasks", options.tasks)):
+        if given and not options.certificate:
+            raise InvalidArgumentError(
+                f"{name} measures for the certificate: leave out --no-certificate"
+            )
 
 
 def _import(options: CompressOptions, target: Target) -> Imported:

@@ -35,7 +35,7 @@ __all__ = [
 TARGET = "target"
 OPTIONAL = ("rounding", "distil", "gate", "transform", "prune")
 PRESETS = ("draft", "balanced", "quality", "tiny")
-ROUNDINGS = ("nearest", "trained")
+ROUNDINGS = ("nearest", "gptq", "trained", "gptq+trained")
 TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
 _FORMATS = {dtype.name.lower(): dtype for dtype in WEIGHT_DTYPES}
 
@@ -62,9 +62,11 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How codes are improved after the search: not at all, or trained block by block.
+    """How codes are improved after the search, block by block.
 
-    Units: sequences of `length` tokens, steps for each block.
+    `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in this order.
+    Units: sequences of `length` tokens; `iterations` of training for each block; `sweeps` of
+    coordinate descent after GPTQ's own.
     """
 
     method: str
@@ -72,13 +74,21 @@ class Rounding:
     length: int
     batch: int
     iterations: int
+    sweeps: int = 4
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The names of the methods in turn."""
+        return tuple(self.method.split("+"))
 
 
 @dataclass(frozen=True, slots=True)
 class Distil:
     """Training of the whole model against the original: what, how long, on how much text.
 
-    `train` names parts, joined by "+". A model of more weights than `most_weights` is left out.
+    `train` names parts, joined by "+"; `low_rank` above 0 adds a movement of the weights of that
+    rank (LoRA), merged before they are rounded. A model of more weights than `most_weights` is left
+    out.
     """
 
     train: str
@@ -88,6 +98,7 @@ class Distil:
     batch: int
     rate: float
     most_weights: int
+    low_rank: int = 0
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -13,15 +13,23 @@ import torch
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype
 from ingot.packing import Quantized, dequantize
+from ingot_compressor.calibration_texts import rank_warning
 from ingot_compressor.execute import execute
 from ingot_compressor.ir import Program
 from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
+from ingot_compressor.numerics.gptq import GptqOptions
+from ingot_compressor.passes.block_methods import (
+    BlockMethod,
+    SolvedCodes,
+    TrainedRounding,
+    weight_of,
+)
 from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.distill import DistillSettings, distill
 from ingot_compressor.passes.quantize import body_names
-from ingot_compressor.passes.refine import BlockReport, refine_blocks, weight_of
+from ingot_compressor.passes.refine import BlockReport, refine_blocks
 from ingot_compressor.passes.train_block import TrainSettings
 from ingot_compressor.provenance import source_facts
 from ingot_compressor.recipe import Distil, Rounding
@@ -42,6 +50,11 @@ class TrainingFacts:
     divergence_after: float | None = None
     losses: tuple[float, ...] = field(default=())
 
+    def then(self, other: TrainingFacts) -> TrainingFacts:
+        """Return the facts of both, one after the other."""
+        first = "" if self.method == "nearest" else f"{self.method}; "
+        return replace(other, method=first + other.method, blocks=self.blocks + other.blocks)
+
     def summary(self) -> dict[str, Any]:
         """Return the figures without the curve."""
         return {key: value for key, value in asdict(self).items() if key != "losses"}
@@ -50,8 +63,9 @@ class TrainingFacts:
 def train(job: Job, quantized: Program) -> tuple[Program, TrainingFacts]:
     """Return the program with better codes, as the recipe's rounding and distil sections say.
 
-    A model small enough to be trained as a whole is; a larger one block by block. A recipe without
-    these sections, or a job without calibration text, leaves the program as it is.
+    A model small enough to be trained as a whole is, from what GPTQ found; a larger one block by
+    block. A recipe without these sections, or a job without calibration text, leaves the program as
+    it is.
     Raises: InvalidArgumentError if the text is too short; StorageError for the work folder.
     """
     recipe, found = job.recipe, _weights(quantized)
@@ -61,16 +75,27 @@ def train(job: Job, quantized: Program) -> tuple[Program, TrainingFacts]:
     if job.calibration is None:
         job.warnings.append("no calibration text: nothing was trained; give --calibration TEXT")
         return quantized, TrainingFacts()
-    elements = sum(found[name].codes.size for name in trainable)
-    work = _work_folder(job)
-    if recipe.distil is not None and elements <= recipe.distil.most_weights:
-        better, facts = _distil(job, recipe.distil, found, trainable, work)
-    elif recipe.rounding is not None and recipe.rounding.method == "trained":
-        better, facts = _refine(job, recipe.rounding, found, work)
-    else:
-        return quantized, TrainingFacts()
+    work, facts = _work_folder(job), TrainingFacts()
+    better = found
+    for step in _steps(job, sum(found[name].codes.size for name in trainable)):
+        if isinstance(step, Distil):
+            better, done = _distil(job, step, better, trainable, work)
+        else:
+            better, done = _refine(job, *step, better, work)
+        facts = facts.then(done)
     changed = {n: replace(quantized.tensors[n], source=better[n]) for n in trainable}
     return quantized.with_tensors(changed), facts
+
+
+def _steps(job: Job, elements: int) -> Iterator[Distil | tuple[Rounding, str]]:
+    """Yield what is done in turn: a model that is trained as a whole is not trained by blocks."""
+    rounding, distil = job.recipe.rounding, job.recipe.distil
+    whole = distil is not None and elements <= distil.most_weights
+    for method in rounding.methods if rounding is not None else ():
+        if rounding is not None and (method == "gptq" or (method == "trained" and not whole)):
+            yield rounding, method
+    if distil is not None and whole:
+        yield distil
 
 
 def _weights(program: Program) -> dict[str, Quantized]:
@@ -103,17 +128,33 @@ def _text_windows(job: Job, sequences: int, length: int) -> list[Any]:
 
 
 def _refine(
-    job: Job, rounding: Rounding, found: Mapping[str, Quantized], work: WorkFolder | None
+    job: Job,
+    rounding: Rounding,
+    name: str,
+    found: Mapping[str, Quantized],
+    work: WorkFolder | None,
 ) -> tuple[dict[str, Quantized], TrainingFacts]:
     windows = _text_windows(job, rounding.sequences, rounding.length)
     if len(windows) < rounding.batch:
         raise InvalidArgumentError("the calibration text is too short to train on: give more")
-    settings = TrainSettings(rounding.iterations, rounding.batch)
-    layers = len(split_blocks(job.program)) - 2
-    with job.progress.stage("Training blocks", layers * rounding.iterations) as done:
+    warning = rank_warning(sum(map(len, windows)), job.program) if name == "gptq" else None
+    job.warnings.extend([] if warning is None else [warning])
+    method = _block_method(rounding, name)
+    stage = "Training blocks" if name == "trained" else "Solving blocks"
+    total = sum(method.steps(block) for block in split_blocks(job.program)[1:-1])
+    with job.progress.stage(stage, total) as done:
         store = open_store(job.program)
-        better, blocks = refine_blocks(job.program, found, windows, settings, store, done, work)
-    return better, TrainingFacts("trained block by block", blocks)
+        better, blocks = refine_blocks(job.program, found, windows, method, store, done, work)
+    for block in blocks:
+        for weight in block.fallbacks:
+            job.warnings.append(f"'{weight}': GPTQ found nothing better than the nearest codes")
+    return better, TrainingFacts(f"{name}, block by block", blocks)
+
+
+def _block_method(rounding: Rounding, name: str) -> BlockMethod:
+    if name == "trained":
+        return TrainedRounding(TrainSettings(rounding.iterations, rounding.batch))
+    return SolvedCodes(GptqOptions(sweeps=rounding.sweeps, refit=True), rounding.batch)
 
 
 def _teacher(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -131,7 +172,7 @@ def _distil(
     work: WorkFolder | None,
 ) -> tuple[dict[str, Quantized], TrainingFacts]:
     windows = _text_windows(job, distil.sequences, distil.length)
-    part = Part(**dict.fromkeys(distil.parts, True))
+    part = Part(**dict.fromkeys(distil.parts, True), low_rank=distil.low_rank)
     tensors = job.program.tensors
     weights = {
         name: FakeQuantized(torch.from_numpy(weight_of(tensors[name])), found[name], part)
@@ -164,4 +205,4 @@ def _distil(
         result.after,
         result.losses,
     )
-    return {name: weight.store() for name, weight in weights.items()}, facts
+    return {**found, **{name: weight.store() for name, weight in weights.items()}}, facts

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rows of quality.csv, the bars that they are held against, and their plot.
 
-python tests/benchmarks/quality_bars.py     print the bars of the committed table
+python tests/benchmarks/quality_bars.py     print the bars of the committed table, renew README's
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-__all__ = ["Bar", "Row", "draw", "judge", "read_rows", "write_rows"]
+__all__ = ["Bar", "Row", "draw", "judge", "read_rows", "renew", "write_rows"]
 
-TABLE = Path(__file__).parents[1] / "golden/quality.csv"
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "tests/golden/quality.csv"
+MARKERS = ("<!-- quality: begin -->", "<!-- quality: end -->")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ def judge(rows: Sequence[Row]) -> Iterator[str]:
     found = {row.name: row for row in rows}
     for bar in BARS:
         if bar.ours not in found or bar.peer not in found:
-            yield f"not measured  {bar.what}"
+            yield f"not measured: {bar.what}"
             continue
         mine, peer = found[bar.ours], found[bar.peer]
         ratios = {
@@ -67,7 +69,27 @@ def judge(rows: Sequence[Row]) -> Iterator[str]:
         }
         verdict = "reached" if all(x <= bar.share for x in ratios.values()) else "MISSED"
         figures = ", ".join(f"{column} {ratio:.2f}" for column, ratio in ratios.items())
-        yield f"{verdict:<12}  {bar.what}: {figures} (bar {bar.share:g})"
+        yield f"{verdict}: {bar.what}: {figures} (bar {bar.share:g})"
+
+
+def render(rows: Sequence[Row]) -> str:
+    """Return the table for the README, fewest bits first."""
+    lines = [
+        "| made by | format | bits per weight | mean KL, weights alone | mean KL, as run |",
+        "|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda r: (r.bits, r.weight_only)):
+        run = "" if math.isnan(row.as_run) else f"{row.as_run:.4f}"
+        name = row.name.removesuffix("+head8")
+        lines.append(f"| {row.maker} | {name} | {row.bits:.2f} | {row.weight_only:.4f} | {run} |")
+    return "\n".join([*lines, "", *(f"- {line}" for line in judge(rows))])
+
+
+def renew(page: str, rows: Sequence[Row]) -> str:
+    """Return a page with what stands between the markers replaced."""
+    begin, end = MARKERS
+    head, rest = page.split(begin, 1)
+    return f"{head}{begin}\n{render(rows)}\n{end}{rest.split(end, 1)[1]}"
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -131,8 +153,11 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
 
 
 def main() -> None:
-    """Print the bars."""
-    for line in judge(read_rows()):
+    """Print the bars and renew the README's table."""
+    rows, readme = read_rows(), ROOT / "README.md"
+    readme.write_text(renew(readme.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    draw(TABLE.with_suffix(".png"), rows)
+    for line in judge(rows):
         print(line)
 
 

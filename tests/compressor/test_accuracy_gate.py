@@ -14,11 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ingot.cli import main
+from ingot.container import Container
+from ingot.format import Section
+from ingot_compressor.compress import CompressOptions
+from ingot_compressor.compress import compress as compress_checkpoint
 from ingot_compressor.evaluation.comparison import EvalOptions, compare_with_checkpoint
 from ingot_compressor.evaluation.verdict import Verdict
 from ingot_compressor.progress import SilentProgress
 from tests.conftest import compress
 
+LANTERN = Path(__file__).parents[2] / "examples/models/lantern"
 PAIRS = Path(__file__).with_name("data") / "pairs.jsonl"
 # The divergence lets all pass: accuracy alone decides.
 RECIPE = """
@@ -166,3 +171,18 @@ def test_minimal_pairs_tell_two_bits_from_four(
         assert judgement is not None
         verdicts.append(judgement.verdict)
     assert verdicts == [Verdict.PASS, Verdict.FAIL]
+
+
+def test_compress_judges_the_items_that_it_is_given(tmp_path: Path) -> None:
+    """Forty easy pairs do not decide whether 99 % is reached: the file is written, and says so."""
+    recipe, out = tmp_path / "strict.toml", tmp_path / "x.ingot"
+    recipe.write_text(RECIPE.format(level=0.99), encoding="utf-8")
+    options = CompressOptions(
+        LANTERN, out, preset=str(recipe), body_format="c4", tasks=(str(PAIRS),), threads=1
+    )
+    report = compress_checkpoint(options)
+    assert report.verdict == "inconclusive" and "items would decide, 40 were given" in report.reason
+    with Container(out) as file:
+        certificate = json.loads(bytes(file.section(Section.CERTIFICATE)))
+    assert certificate["accuracy"]["pooled"]["items"] == 40
+    assert [limit["name"] for limit in certificate["limits"]] == ["mean_kl", "p99_kl", "recovery"]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,18 @@ def test_what_was_trained_is_what_is_packed(dtype: Dtype) -> None:
     np.testing.assert_allclose(dequantize(again), weight.weight().detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", FORMATS, ids=lambda d: d.name.lower())
+def test_training_begins_at_codes_that_are_not_the_nearest(dtype: Dtype) -> None:
+    w = matrix(8)
+    start = quantize_matrix(w.numpy(), Encoding(dtype))
+    generator = np.random.default_rng(9)
+    codes = start.codes.astype(int) + generator.integers(-2, 3, start.shape)
+    codes = np.clip(codes, int(start.codes.min()), int(start.codes.max()))
+    elsewhere = replace(start, codes=codes.astype(start.codes.dtype))
+    weight = FakeQuantized(w, elsewhere, Part(rounding=True))
+    np.testing.assert_allclose(weight.weight().detach().numpy(), dequantize(elsewhere), atol=1e-5)
+
+
 def test_rounding_moves_to_a_neighbour_and_no_further() -> None:
     w = matrix(4)
     start = quantize_matrix(w.numpy(), Encoding(Dtype.Q4))
@@ -89,6 +103,22 @@ def test_training_finds_the_scales_of_a_matrix_on_another_grid() -> None:
     before = float((weight.weight().detach() - target).square().sum())
     train(weight, target, 100, 0.01)
     assert float((weight.weight().detach() - target).square().sum()) < 0.05 * before
+
+
+def test_a_low_rank_movement_is_merged_before_the_rounding() -> None:
+    w = matrix(10, 32, 64)
+    column, row = torch.linspace(-1, 1, 32)[:, None], torch.linspace(1, -1, 64)
+    target = w + 0.2 * column * row
+    start = quantize_matrix(w.numpy(), Encoding(Dtype.Q6))
+    weight = FakeQuantized(w, start, Part(low_rank=2))
+    assert {k: tuple(v.shape) for k, v in weight.parameters().items()} == {
+        "thin": (32, 2),
+        "flat": (2, 64),
+    }
+    before = float((weight.weight().detach() - target).square().sum())
+    train(weight, target, 200, 0.05)
+    stored = dequantize(weight.store())
+    assert float((torch.from_numpy(stored) - target).square().sum()) < 0.5 * before
 
 
 def test_absent_superblocks_stay_zero() -> None:

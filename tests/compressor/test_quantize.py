@@ -177,7 +177,7 @@ def test_presets_that_are_built() -> None:
     assert draft.gate is None and not draft.method.search and not draft.method.calibrate
     assert balanced.rounding is None and balanced.distil is None
     quality, tiny = load_recipe("quality"), load_recipe("tiny")
-    assert quality.rounding is not None and quality.rounding.method == "trained"
+    assert quality.rounding is not None and quality.rounding.methods == ("gptq", "trained")
     assert quality.distil is not None and "rounding" in quality.distil.parts
     assert tiny.distil is not None and "weights" in tiny.distil.parts and tiny.formats.body == "c3"
     with pytest.raises(InvalidArgumentError, match="unknown preset 'best'"):

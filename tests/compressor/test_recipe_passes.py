@@ -377,9 +377,8 @@ def test_a_trimmed_vocabulary_is_the_new_reference(
     assert quality["mean_kl"] < 1e-3
     with Model(out) as model, model.session(logits_rows=1) as session:
         size = model.info.vocabulary
-        assert (
-            removed["vocabulary"]["removed"] == 4096 - size and removed["vocabulary"]["of"] == 4096
-        )
+        went = removed["vocabulary"]
+        assert went["removed"] == 4096 - size > 3000 and went["of"] == 4096
         for text in (WORDS[0], "Žluťoučký kůň 漢字"):
             assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
         assert session.logits(np.array(model.tokenizer.encode(WORDS[1]))).shape[-1] == size

@@ -29,10 +29,12 @@ from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import Program
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
+from ingot_compressor.numerics.gptq import GptqOptions
+from ingot_compressor.passes.block_methods import SolvedCodes, TrainedRounding, weight_of
 from ingot_compressor.passes.distill import DistillSettings, distill, top_kl
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.quantize import Choices, assign, body_names, quantize
-from ingot_compressor.passes.refine import refine_blocks, weight_of
+from ingot_compressor.passes.refine import refine_blocks
 from ingot_compressor.passes.train_block import TrainSettings
 from ingot_compressor.texts import bundled_text, read_text
 from ingot_compressor.work import WorkFolder, work_key
@@ -97,7 +99,7 @@ def test_top_kl_is_the_divergence_and_a_lower_bound_of_it() -> None:
 
 def test_blocks_come_closer_and_the_model_with_them(program: Program, windows: Any) -> None:
     start = quantized(program, windows, Dtype.C3)
-    settings = TrainSettings(iterations=40, batch=4)
+    settings = TrainedRounding(TrainSettings(iterations=40, batch=4))
     done: list[int] = []
     better, reports = refine_blocks(program, start, windows, settings, TensorStore(), done.append)
     assert done == list(range(1, 81)) and len(reports) == 2
@@ -107,11 +109,25 @@ def test_blocks_come_closer_and_the_model_with_them(program: Program, windows: A
     assert all(better[name] is start[name] for name in apart)
 
 
+@pytest.mark.parametrize("dtype", [Dtype.C3, Dtype.Q4Z, Dtype.Q8])
+def test_gptq_brings_blocks_closer(program: Program, windows: Any, dtype: Dtype) -> None:
+    start = quantized(program, windows, dtype)
+    done: list[int] = []
+    better, reports = refine_blocks(
+        program, start, windows, SolvedCodes(GptqOptions(sweeps=1)), TensorStore(), done.append
+    )
+    assert done == list(range(1, 9)) and len(reports) == 2
+    assert all(report.after < report.before for report in reports)
+    assert divergence(program, better, windows) < divergence(program, start, windows)
+    for name in body_names(program):
+        assert better[name].dtype is dtype and better[name].shape == start[name].shape
+
+
 def test_finished_blocks_are_not_trained_again(
     program: Program, windows: Any, tmp_path: Path
 ) -> None:
     start = quantized(program, windows, Dtype.C3)
-    settings = TrainSettings(iterations=4, batch=4)
+    settings = TrainedRounding(TrainSettings(iterations=4, batch=4))
     work = WorkFolder(tmp_path / "work", "key")
     first, reports = refine_blocks(program, start, windows, settings, TensorStore(), None, work)
     again, none = refine_blocks(program, start, windows, settings, TensorStore(), None, work)

@@ -144,6 +144,14 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("texts and certificate")
     group.add_argument("--calibration", metavar="TEXT", type=Path, help="text to calibrate on")
     group.add_argument("--evaluate", metavar="TEXT", type=Path, help="text to measure on")
+    group.add_argument(
+        "--tasks",
+        nargs="+",
+        default=[],
+        metavar="[TASK=]FILE",
+        help="items to solve as ingot eval has them: the recipe's gate.recovery is judged on them",
+    )
+    group.add_argument("--max-items", type=int, metavar="N", help="items of each task file")
     group.add_argument("--no-certificate", action="store_true", help="measure nothing: a draft")
     group.add_argument(
         "--allow-failing", action="store_true", help="write the file even if it fails its gate"
@@ -199,6 +207,8 @@ def _options(args: argparse.Namespace) -> CompressOptions:
         trim_vocabulary=tuple(args.trim_vocabulary),
         calibration=args.calibration,
         evaluation=args.evaluate,
+        tasks=tuple(args.tasks),
+        max_items=args.max_items,
         context=args.context,
         chunk=args.chunk,
         certificate=not args.no_certificate,

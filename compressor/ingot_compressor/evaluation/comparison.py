@@ -46,7 +46,7 @@ from ingot_compressor.progress import Progress
 from ingot_compressor.recipe import Gate, load_recipe
 from ingot_compressor.texts import bundled_text, read_text
 
-__all__ = ["EvalOptions", "Evaluation", "compare_with_checkpoint", "score_items"]
+__all__ = ["CONFIDENCE", "EvalOptions", "Evaluation", "compare_with_checkpoint", "score_items"]
 
 LAYER_WINDOWS = 8
 CONFIDENCE = 0.95

@@ -26,6 +26,9 @@ _UNIFORM: Mapping[int, tuple[int, int, int]] = {
 }
 # A trained weight stays within so many steps of where it was.
 MOST_MOVED = 2.0
+# How far inside its cell a weight begins that the start has put there, in mean gaps of the grid.
+INSIDE = 0.02
+_INFINITY = torch.tensor([float("inf")])
 MOST_MULTIPLIER = 2.0
 LEAST_MULTIPLIER = 0.25
 
@@ -36,13 +39,16 @@ class Part:
 
     `rounding`: how far each weight leans to its upper neighbour, in gaps of the grid.
     `scales`: a factor on each group's scale. `codebook`: the entries. `weights`: the weights
-    themselves, moved by steps of the grid and rounded to the nearest.
+    themselves, moved by steps of the grid and rounded to the nearest. `low_rank`: the same movement
+    as a product of two thin matrices of that rank (LoRA, 2106.09685), merged before the rounding:
+    less to train and to keep in memory, and nothing is added to what is stored.
     """
 
     rounding: bool = False
     scales: bool = False
     codebook: bool = False
     weights: bool = False
+    low_rank: int = 0
 
 
 def round_through(x: torch.Tensor) -> torch.Tensor:
@@ -75,20 +81,56 @@ class FakeQuantized:
         self._entries = torch.from_numpy(start.codebook[self._order].astype(np.float32))
         self._v = torch.zeros_like(self._w) if part.rounding else torch.zeros(())
         self._moved = torch.zeros_like(self._w) if part.weights else torch.zeros(())
+        self._thin, self._flat = _low_rank(start.shape, part.low_rank)
         self._m = torch.ones_like(self._lower)
         for tensor, trained in (
             (self._moved, part.weights),
+            (self._thin, part.low_rank > 0),
+            (self._flat, part.low_rank > 0),
             (self._v, part.rounding),
             (self._m, part.scales),
             (self._entries, part.codebook and bool(start.codebook.size)),
         ):
             tensor.requires_grad_(trained)
         self._step = self._grid_step()
+        self._w = self._within_start()
+
+    def _within_start(self) -> torch.Tensor:
+        """Return the weights moved into the cells of the start's codes, just inside their borders.
+
+        Codes that are not the nearest (GPTQ's) are thus where training begins, and those that were
+        a close call are the first to change.
+        """
+        scale = self._spread(self._scales().detach())
+        position, values = self._position(scale).detach(), self._start_values()
+        entries = self._entries.detach()
+        if len(entries):
+            borders = torch.cat([-_INFINITY, (entries[1:] + entries[:-1]) / 2, _INFINITY])
+            index = torch.searchsorted(entries, values).clamp(max=len(entries) - 1)
+            low, high = borders[index], borders[index + 1]
+        else:
+            least, most, _ = _UNIFORM[self._start.dtype]
+            low = torch.where(values <= least, -_INFINITY, values - 0.5)
+            high = torch.where(values >= most, _INFINITY, values + 0.5)
+        inside = INSIDE * self._step / torch.where(scale == 0, torch.ones_like(scale), scale.abs())
+        position = position.clamp(low + inside, high - inside)
+        moved = (position + self._spread(self._offset)) * scale
+        return torch.where(scale == 0, self._w, moved)
+
+    def _start_values(self) -> torch.Tensor:
+        """Return what the start's codes stand for on the grid, offsets apart."""
+        codes = torch.from_numpy(self._start.codes.astype(np.float32))
+        if self._start.codebook.size:
+            return torch.from_numpy(self._start.codebook.astype(np.float32))[codes.long()]
+        least, _, first = _UNIFORM[self._start.dtype]
+        return codes - first + least
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """Return what is trained, by name: weights, rounding, scales, codebook."""
+        """Return what is trained, by name: weights, thin, flat, rounding, scales, codebook."""
         named = {
             "weights": self._moved,
+            "thin": self._thin,
+            "flat": self._flat,
             "rounding": self._v,
             "scales": self._m,
             "codebook": self._entries,
@@ -161,7 +203,11 @@ class FakeQuantized:
     def _position(self, scale: torch.Tensor) -> torch.Tensor:
         """Return the weights in units of the grid, their group's offset taken away."""
         whole = torch.where(scale == 0, torch.ones_like(scale), scale)
-        w = self._w + self._moved * self._step if self._part.weights else self._w
+        w = self._w
+        if self._part.weights:
+            w = w + self._moved * self._step
+        if self._part.low_rank:
+            w = w + (self._thin @ self._flat).clamp(-MOST_MOVED, MOST_MOVED) * self._step
         return torch.where(scale == 0, 0.0, w / whole) - self._spread(self._offset)
 
     def _neighbours(
@@ -193,6 +239,13 @@ class FakeQuantized:
         if start.scales.size:
             return {"scales": scales.numpy().astype(np.float16)}
         return {"row_scales": scales[:, 0].numpy().astype(np.float32)}
+
+
+def _low_rank(shape: tuple[int, int], rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return zeros (n, rank) and random signs (rank, k): their product starts at nothing."""
+    (n, k), generator = shape, torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (rank, k), generator=generator).float() * 2 - 1
+    return torch.zeros((n, rank)), signs / max(rank, 1) ** 0.5
 
 
 def _scale_parts(start: Quantized) -> tuple[torch.Tensor, torch.Tensor]:
