@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ingot.container import Container, replace_sections
 from ingot.errors import IngotError
 from ingot.format import Section
 from ingot.model import Model
+from ingot_compressor.calibration_texts import distance_warning
 from ingot_compressor.certificate import (
     Judgement,
     Verdict,
@@ -28,14 +31,19 @@ from ingot_compressor.evaluation.comparison import CONFIDENCE, score_items
 from ingot_compressor.evaluation.items import Item, read_task
 from ingot_compressor.evaluation.recovery import Recovery
 from ingot_compressor.evaluation.tasks import pool
+from ingot_compressor.execute import TensorStore
 from ingot_compressor.job import CompressOptions, Job, prepare_job
 from ingot_compressor.measure import measure_file, open_store, used_isa
 from ingot_compressor.progress import Progress, SilentProgress
 from ingot_compressor.provenance import versions
 from ingot_compressor.report import render_report, tensor_errors, write_report
+from ingot_compressor.text_windows import reference_losses
 from ingot_compressor.texts import Text
 
 __all__ = ["CompressOptions", "CompressReport", "compress"]
+
+# Tokens of the calibration text on which the reference says how hard it is.
+COMPARED_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +148,22 @@ def _measure(job: Job, path: Path) -> tuple[Scores | None, dict[str, Any]]:
         return None, nothing
     with job.progress.stage("Measuring", len(windows)) as done:
         threads = job.options.threads
-        store = open_store(job.program)
-        scores = measure_file(path, job.program, store, windows, done, threads)
+        store = open_store(job.reference)
+        scores = measure_file(path, job.reference, store, windows, done, threads)
+    _compare_texts(job, scores, store)
     tokens = sum(len(window) for window in windows)
     return scores, {"evaluation": _text_facts(job.evaluation, tokens), "isa": used_isa()}
+
+
+def _compare_texts(job: Job, scores: Scores, store: TensorStore) -> None:
+    """Warn if calibration and evaluation text are far apart, by a few windows of the former."""
+    if job.calibration is None:
+        return
+    windows = job.windows(job.calibration, COMPARED_TOKENS)
+    if windows:
+        seen = reference_losses(job.reference, windows, store)
+        warning = distance_warning(seen, np.concatenate(scores.reference_loss))
+        job.warnings.extend([] if warning is None else [warning])
 
 
 def _recoveries(job: Job, path: Path, items: Sequence[Item]) -> dict[str, Recovery]:
@@ -152,16 +172,20 @@ def _recoveries(job: Job, path: Path, items: Sequence[Item]) -> dict[str, Recove
         return {}
     gate = job.recipe.gate
     with Model(path) as model:
-        store = open_store(job.program)
-        answers = score_items(model, job.program, store, items, job.progress)
+        store = open_store(job.reference)
+        answers = score_items(model, job.reference, store, items, job.progress)
     return pool(answers, gate.confidence if gate is not None else CONFIDENCE)
 
 
 def _facts(job: Job, draft: Draft) -> dict[str, Any]:
+    calibration = _text_facts(job.calibration, draft.calibration_tokens)
+    if calibration is not None:
+        calibration["windows_sha256"] = draft.calibration_digest
     return {
         "sizes": asdict(draft.sizes),
         "formats": draft.formats,
-        "calibration": _text_facts(job.calibration, draft.calibration_tokens),
+        "calibration": calibration,
+        "removed": draft.removed,
         "training": draft.training.summary(),
         "versions": versions(),
     }

@@ -9,21 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from ingot.container import Container
+from ingot.packing import Quantized
 from ingot.reference import conformance
 from ingot_compressor.calibration import NO_STATISTICS, Statistics, calibrate
+from ingot_compressor.calibration_texts import CalibrationSet, rank_warning
 from ingot_compressor.choosing import choose_encodings
 from ingot_compressor.ir import Program, Tensor
 from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.passes.emit import emit
+from ingot_compressor.passes.prune import SuperblockChoice, prune_superblocks
 from ingot_compressor.passes.quantize import (
     Sizes,
+    body_elements,
     body_names,
     measure_sizes,
     quantize,
 )
 from ingot_compressor.provenance import licence_of, source_facts, versions
+from ingot_compressor.recipe import Prune
 from ingot_compressor.spool import Spool
 from ingot_compressor.training import TrainingFacts, train
 
@@ -37,12 +42,19 @@ LARGE_MODEL = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What was written. `formats` by kind of weight, a mix as "c4+q8"."""
+    """What was written. `formats` by kind of weight, a mix as "c4+q8".
+
+    `calibration_digest` is that of the windows which statistics were gathered on, None if none
+    were. `removed`: what went of the model and the bits per weight that this leaves of each of the
+    checkpoint's; empty if nothing went.
+    """
 
     sizes: Sizes
     formats: dict[str, str]
     calibration_tokens: int
     training: TrainingFacts
+    calibration_digest: str | None
+    removed: dict[str, Any]
 
 
 def write_draft(job: Job, path: Path) -> Draft:
@@ -50,27 +62,71 @@ def write_draft(job: Job, path: Path) -> Draft:
 
     Raises: InvalidArgumentError naming a tensor that cannot be stored; StorageError.
     """
-    statistics = _calibrate(job)
+    packed = _calibration_set(job)
+    statistics = _calibrate(job, packed)
     encodings = choose_encodings(job, statistics, path.parent)
     formats = _format_names(job.program, encodings)
     with Spool(path.parent) as spool:
-        total = sum(_elements(tensor) for tensor in job.program.weights())
-        with job.progress.stage("Quantizing", total) as done:
-            quantized = quantize(
-                job.program,
-                encodings,
-                statistics,
-                spool.hold,
-                job.options.threads,
-                _running_total(_elements, done),
-            )
+        quantized = _quantize(job, encodings, statistics, packed, spool)
         quantized, training = train(job, quantized)
+        sizes = measure_sizes(quantized, encodings)
+        removed = _removed(job, quantized, sizes)
         with job.progress.stage("Packing", 1) as done:
-            imported = job.imported
-            emit(quantized, path, imported.tokenizer_json, imported.chat, _meta(job, formats))
+            imported, meta = job.imported, _meta(job, formats, removed)
+            emit(quantized, path, imported.tokenizer_json, imported.chat, meta)
             done(1)
-    sizes = measure_sizes(quantized, encodings)
-    return Draft(sizes, formats, statistics.tokens, training)
+    digest = packed.sha256 if packed is not None else None
+    return Draft(sizes, formats, statistics.tokens, training, digest, removed)
+
+
+def _quantize(
+    job: Job,
+    encodings: dict[str, Encoding],
+    statistics: Statistics,
+    packed: CalibrationSet | None,
+    spool: Spool,
+) -> Program:
+    """Quantize every weight; with text, superblocks that go are chosen and made up for by it."""
+    program, sparse = job.program, any(one.sparsity > 0 for one in encodings.values())
+    with job.progress.stage("Quantizing", sum(map(_elements, program.weights()))) as done:
+        seen = _running_total(_elements, done)
+        if sparse and packed is not None:
+            warning = rank_warning(packed.tokens, program)
+            job.warnings.extend([] if warning is None else [warning])
+            prune = job.recipe.prune or Prune()
+            choice = SuperblockChoice(prune.score, prune.compensate)
+            pruned, _ = prune_superblocks(
+                program, packed.windows, encodings, choice, spool.hold, seen
+            )
+            return pruned
+        threads = job.options.threads
+        return quantize(program, encodings, statistics, spool.hold, threads, seen)
+
+
+def _removed(job: Job, quantized: Program, sizes: Sizes) -> dict[str, Any]:
+    """Return what went, for meta and certificate.
+
+    `net_bits_per_weight`: stored bits, lists and padding included, over the checkpoint's weights.
+    """
+    removed = dict(job.removed)
+    masks = [
+        tensor.source.present
+        for tensor in quantized.weights()
+        if isinstance(tensor.source, Quantized) and tensor.source.present.size
+    ]
+    if masks:
+        gone = sum(int((~mask.astype(bool)).sum()) for mask in masks)
+        removed["superblocks"] = {"removed": gone, "of": sum(mask.size for mask in masks)}
+    if not removed:
+        return {}
+    tables = {quantized.head(), quantized.embedding()}
+    left = body_elements(quantized) + sum(_elements(quantized.tensors[name]) for name in tables)
+    return {
+        **removed,
+        "weights_before": job.weights,
+        "weights_after": left,
+        "net_bits_per_weight": 8 * sizes.weight_bytes / job.weights,
+    }
 
 
 def compute_vectors(job: Job, path: Path) -> dict[str, Any]:
@@ -105,17 +161,25 @@ def _running_total(
     return add
 
 
-def _calibrate(job: Job) -> Statistics:
+def _calibration_set(job: Job) -> CalibrationSet | None:
+    """Return the windows that statistics are gathered on, and pass on what was noticed."""
     if job.calibration is None:
-        return NO_STATISTICS
-    windows = job.windows(job.calibration, job.recipe.method.calibration_tokens)
-    if not windows:
+        return None
+    packed = job.packed(job.calibration, job.recipe.method.calibration_tokens)
+    if packed is None:
         job.warnings.append(
             "the calibration text is too short to be of use: all inputs count alike"
         )
+        return None
+    job.warnings.extend(packed.warnings)
+    return packed
+
+
+def _calibrate(job: Job, packed: CalibrationSet | None) -> Statistics:
+    if packed is None:
         return NO_STATISTICS
-    with job.progress.stage("Calibrating", sum(len(window) for window in windows)) as done:
-        statistics = calibrate(job.program, windows, open_store(job.program), done)
+    with job.progress.stage("Calibrating", packed.tokens) as done:
+        statistics = calibrate(job.program, packed.windows, open_store(job.program), done)
     if statistics.few:
         job.warnings.append(f"{statistics.tokens} calibration tokens are few; give a longer text")
     return statistics
@@ -130,8 +194,9 @@ def _format_names(program: Program, encodings: dict[str, Encoding]) -> dict[str,
     }
 
 
-def _meta(job: Job, formats: dict[str, str]) -> dict[str, Any]:
+def _meta(job: Job, formats: dict[str, str], removed: dict[str, Any]) -> dict[str, Any]:
     return {
+        **({"removed": removed} if removed else {}),
         **{key: value for key, value in job.imported.meta.items() if key != "warnings"},
         "source": source_facts(job.options.source),
         "licence": licence_of(job.options.source),

@@ -3,30 +3,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingot.chat import ChatSettings
 from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import MAX_CHUNK, Layout
 from ingot.targets import LAYOUTS, Target, load_target
 from ingot.tokenizer import Tokenizer
-from ingot_compressor.calibration import pick_windows
-from ingot_compressor.evaluate import LONGEST_WINDOW, UNSCORED, token_windows
+from ingot_compressor.calibration_texts import CalibrationSet, read_documents
+from ingot_compressor.evaluate import LONGEST_WINDOW
 from ingot_compressor.importers import Imported, import_checkpoint
 from ingot_compressor.ir import Program
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.quantize import Choices
+from ingot_compressor.passes.vocabulary import trim_vocabulary
+from ingot_compressor.preparation import Evidence, lost_probability, prepare_program
 from ingot_compressor.progress import Progress
 from ingot_compressor.recipe import TARGET, Recipe, format_named, load_recipe
+from ingot_compressor.text_windows import (
+    evaluation_windows,
+    model_tokenizer,
+    pack_text,
+    read_calibration,
+)
 from ingot_compressor.texts import Text, bundled_text, read_text
 
 __all__ = ["CompressOptions", "Job", "check_options", "prepare_job"]
 
 GROUPS = (32, 64, 128)
+# Tokens on which the original says what a trimmed vocabulary leaves out.
+LOSS_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +60,7 @@ class CompressOptions:
     group: int | None = None
     layout: str | None = None
     sparsity: float = 0.0
+    trim_vocabulary: tuple[Path, ...] = ()
     calibration: Path | None = None
     evaluation: Path | None = None
     tasks: tuple[str, ...] = ()
@@ -78,7 +92,13 @@ class CompressOptions:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a compression reads; `warnings` grows while it runs."""
+    """All that a compression reads; `warnings` grows while it runs.
+
+    `program` is what is quantized. `reference` is the full-precision model that the result is
+    compared with: `program` itself unless the recipe transforms or prunes; with a trimmed
+    vocabulary, the model of the tokens that stay. `lossless`: both compute the same. `removed` says
+    what went before quantizing, by kind; `weights` are those of the checkpoint's matrices.
+    """
 
     options: CompressOptions
     recipe: Recipe
@@ -86,15 +106,18 @@ class Job:
     choices: Choices
     imported: Imported
     program: Program
+    reference: Program
     calibration: Text | None
     evaluation: Text | None
     warnings: list[str]
     progress: Progress
+    weights: int
+    lossless: bool = True
+    removed: Mapping[str, Any] = field(default_factory=dict)
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer as the file will have it."""
-        chat = self.imported.chat
-        return Tokenizer(self.imported.tokenizer_json, chat["bos_token_id"], chat["add_bos"])
+        return model_tokenizer(self.imported)
 
     def windows(
         self, text: Text, tokens: int, length: int = LONGEST_WINDOW
@@ -103,46 +126,105 @@ class Job:
 
         None at all where the text or the context is too short to score a position.
         """
-        window = min(self.program.context, length)
-        if window < UNSCORED + 2:
-            return []
-        chat = self.imported.chat
-        bos = chat["bos_token_id"] if chat["add_bos"] else None
-        ids = self.tokenizer().encode(text.content, begin=False)
-        return pick_windows(list(token_windows(ids, window, bos)), tokens)
+        if text.documents:
+            packed = self.packed(text, tokens, length)
+            return [] if packed is None else list(packed.windows)
+        return evaluation_windows(text, self.imported, self.program.context, tokens, length)
+
+    def packed(
+        self, text: Text, tokens: int, length: int = LONGEST_WINDOW
+    ) -> CalibrationSet | None:
+        """Return windows of a calibration text with their digest; None for a text too short."""
+        return pack_text(text, self.imported, self.program.context, tokens, length)
 
 
 def prepare_job(options: CompressOptions, progress: Progress) -> Job:
-    """Check options and read what is small; weights stay on disk.
+    """Check options, read what is small and do what the recipe does before quantizing.
+
+    Weights stay on disk: changed ones are changed each time they are read.
 
     Raises: IngotError for options or inputs that are wrong.
     """
     recipe, target, choices = check_options(options)
     _check_places(options)
     warnings: list[str] = []
-    calibration = _calibration_text(options, recipe, warnings)
     evaluation = _evaluation_text(options, recipe, warnings)
+    with progress.stage("Importing", 1) as done:
+        source = _import(options, target)
+        done(1)
+    imported, removed = _trimmed(options, source, evaluation, progress)
+    warnings += imported.meta.get("warnings", [])
+    calibration = _calibration_text(options, recipe, imported, warnings)
     if calibration and evaluation and calibration.sha256 == evaluation.sha256:
         raise InvalidArgumentError("calibration and evaluation are the same text: give another one")
-    with progress.stage("Importing", 1) as done:
-        imported = _import(options, target)
-        done(1)
-    warnings += imported.meta.get("warnings", [])
-    program = fuse(imported.program)
-    chunk = min(options.chunk or target.defaults.chunk, program.context)
-    program = replace(program, chunk=chunk)
-    return Job(
+    program = _fused(imported.program, options, target)
+    job = Job(
         options=options,
         recipe=recipe,
         target=target,
         choices=choices,
         imported=imported,
         program=program,
+        reference=program,
         calibration=calibration,
         evaluation=evaluation,
         warnings=warnings,
         progress=progress,
+        weights=sum(int(np.prod(one.shape)) for one in source.program.weights()),
+        removed=removed,
     )
+    return job if recipe.prune is None and recipe.transform is None else _prepared(job)
+
+
+def _fused(program: Program, options: CompressOptions, target: Target) -> Program:
+    program = fuse(program)
+    return replace(program, chunk=min(options.chunk or target.defaults.chunk, program.context))
+
+
+def _prepared(job: Job) -> Job:
+    """Return the job with the program that the recipe's passes leave."""
+    imported, windows = job.imported, []
+    if job.calibration is not None:
+        windows = job.windows(job.calibration, job.recipe.method.calibration_tokens)
+    evidence = Evidence(windows, job.choices.body, job.progress, job.options.threads)
+    prepared = prepare_program(imported.program, job.recipe, evidence)
+    program = _fused(prepared.program, job.options, job.target)
+    if imported.program.head() == imported.program.embedding() != program.head():
+        job.warnings.append(
+            "the rotation gives the head a matrix of its own: the token table is stored twice"
+        )
+    if job.options.max_kl is not None and not prepared.lossless:
+        job.warnings.append(
+            "--max-kl limits what formats lose; the certificate counts what was taken out as well"
+        )
+    parameters = imported.meta["parameters"] - prepared.parameters
+    return replace(
+        job,
+        imported=replace(imported, meta={**imported.meta, "parameters": parameters}),
+        program=program,
+        lossless=prepared.lossless,
+        removed={**job.removed, **(prepared.removed or {})},
+    )
+
+
+def _trimmed(
+    options: CompressOptions, imported: Imported, evaluation: Text | None, progress: Progress
+) -> tuple[Imported, dict[str, Any]]:
+    """Return the model of the declared tokens, and what went with the others."""
+    if not options.trim_vocabulary:
+        return imported, {}
+    settings = ChatSettings.from_json(imported.chat)
+    documents = [one for path in options.trim_vocabulary for one in read_documents(path, settings)]
+    trimmed, kept = trim_vocabulary(imported, [one.content for one in documents])
+    lost = None
+    if evaluation is not None:
+        program = imported.program
+        windows = evaluation_windows(evaluation, imported, program.context, LOSS_TOKENS)
+        with progress.stage("Trimming", 1) as done:
+            lost = lost_probability(program, kept.ids, windows) if windows else None
+            done(1)
+    gone = kept.rows - len(kept.ids)
+    return trimmed, {"vocabulary": {"removed": gone, "of": kept.rows, "lost_probability": lost}}
 
 
 def check_options(options: CompressOptions) -> tuple[Recipe, Target, Choices]:
@@ -201,13 +283,15 @@ def _import(options: CompressOptions, target: Target) -> Imported:
     return imported
 
 
-def _calibration_text(options: CompressOptions, recipe: Recipe, warnings: list[str]) -> Text | None:
+def _calibration_text(
+    options: CompressOptions, recipe: Recipe, imported: Imported, warnings: list[str]
+) -> Text | None:
     path = options.calibration
-    if path is None and recipe.method.calibrate:
+    if path is None and recipe.needs_text:
         path = bundled_text("calibration")
         if path is None:
             warnings.append("no calibration text: all inputs count alike; give --calibration TEXT")
-    return None if path is None else read_text(path)
+    return None if path is None else read_calibration(path, imported)
 
 
 def _evaluation_text(options: CompressOptions, recipe: Recipe, warnings: list[str]) -> Text | None:
@@ -229,9 +313,9 @@ def _choices(options: CompressOptions, recipe: Recipe, target: Target) -> Choice
         return Encoding(format_named(name), group, recipe.method.search, layout)
 
     body = encoding(options.body_format, formats.body, defaults.body_format)
-
+    superblocks = recipe.prune.superblocks if recipe.prune is not None else 0.0
     return Choices(
-        body=replace(body, sparsity=options.sparsity),
+        body=replace(body, sparsity=options.sparsity or superblocks),
         head=encoding(options.head_format, formats.head, defaults.head_format),
         embedding=encoding(options.head_format, formats.embedding, defaults.head_format),
     )

@@ -12,6 +12,7 @@ from typing import Any
 from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import Dtype
 from ingot.packing.sizes import WEIGHT_DTYPES
+from ingot_compressor.recipe_passes import Prune, Transform, check_prune, check_transform
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,14 +24,16 @@ __all__ = [
     "Formats",
     "Gate",
     "Method",
+    "Prune",
     "Recipe",
     "Rounding",
+    "Transform",
     "format_named",
     "load_recipe",
 ]
 
 TARGET = "target"
-OPTIONAL = ("rounding", "distil", "gate")
+OPTIONAL = ("rounding", "distil", "gate", "transform", "prune")
 PRESETS = ("draft", "balanced", "quality", "tiny")
 ROUNDINGS = ("nearest", "gptq", "trained", "gptq+trained")
 TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
@@ -128,6 +131,15 @@ class Recipe:
     gate: Gate | None
     rounding: Rounding | None = None
     distil: Distil | None = None
+    transform: Transform | None = None
+    prune: Prune | None = None
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether a calibration text is looked for where none is given."""
+        searched = self.transform is not None and self.transform.searched
+        pruned = self.prune is not None and (self.prune.structured or self.prune.superblocks > 0)
+        return self.method.calibrate or searched or pruned
 
 
 def format_named(name: str) -> Dtype:
@@ -170,8 +182,14 @@ def _read(label: str, text: str) -> Recipe:
     _only(label, "", values, ("name", "description", "formats", "method"), OPTIONAL)
     formats = _section(label, values, "formats", Formats)
     method = _section(label, values, "method", Method)
-    kinds = {"rounding": Rounding, "distil": Distil, "gate": Gate}
-    rounding, distil, gate = (
+    kinds = {
+        "rounding": Rounding,
+        "distil": Distil,
+        "gate": Gate,
+        "transform": Transform,
+        "prune": Prune,
+    }
+    rounding, distil, gate, transform, prune = (
         _section(label, values, key, kinds[key]) if key in values else None for key in OPTIONAL
     )
     for key in ("body", "head", "embedding"):
@@ -183,10 +201,22 @@ def _read(label: str, text: str) -> Recipe:
         )
     _check_gate(label, gate)
     _check_training(label, rounding, distil)
+    check_transform(label, transform)
+    check_prune(label, prune)
     for key in ("name", "description"):
         if not isinstance(values[key], str):
             raise InvalidArgumentError(f"recipe {label}: {key} is {values[key]!r}, expected a text")
-    return Recipe(values["name"], values["description"], formats, method, gate, rounding, distil)
+    return Recipe(
+        name=values["name"],
+        description=values["description"],
+        formats=formats,
+        method=method,
+        gate=gate,
+        rounding=rounding,
+        distil=distil,
+        transform=transform,
+        prune=prune,
+    )
 
 
 def _check_gate(label: str, gate: Gate | None) -> None:
@@ -264,9 +294,15 @@ def _typed(label: str, key: str, value: Any, kind: str) -> Any:
         "int": (int,),
         "bool": (bool,),
         "float": (int, float),
+        "tuple[str, ...]": (list,),
     }
     wrong_bool = isinstance(value, bool) and kind != "bool"
     if wrong_bool or not isinstance(value, accepted[kind]):
         raise InvalidArgumentError(f"recipe {label}: '{key}' is {value!r}, expected {kind}")
-    number: Any = value
-    return float(number) if kind == "float" else value
+    if kind == "float":
+        number: Any = value
+        return float(number)
+    if kind == "tuple[str, ...]":
+        items: Any = value
+        return tuple(_typed(label, key, item, "str") for item in items)
+    return value

@@ -9,16 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingot.errors import InvalidArgumentError, StorageError
+from ingot_compressor.calibration_texts import Document
 
-__all__ = ["Text", "bundled_text", "read_text"]
+__all__ = ["BETWEEN_DOCUMENTS", "Text", "bundled_text", "read_text"]
+
+BETWEEN_DOCUMENTS = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, the name of its file and the SHA-256 of the UTF-8 of `content`."""
+    """A text, the name of its file and the SHA-256 of the UTF-8 of `content`.
+
+    `documents` are what `content` is joined from, where a text was read as a list of them.
+    """
 
     name: str
     content: str
+    documents: tuple[Document, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -40,7 +47,7 @@ def read_text(path: Path) -> Text:
         raise InvalidArgumentError(f"{path}: not UTF-8 text: {error}") from error
     if path.suffix == ".jsonl":
         lines = content.splitlines()
-        content = "\n\n".join(
+        content = BETWEEN_DOCUMENTS.join(
             _line_text(path, number, line) for number, line in enumerate(lines, 1) if line.strip()
         )
     if not content.strip():

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ import torch
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype
 from ingot.packing import Quantized, dequantize
+from ingot_compressor.calibration_texts import rank_warning
+from ingot_compressor.execute import execute
 from ingot_compressor.ir import Program
 from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
@@ -134,6 +137,8 @@ def _refine(
     windows = _text_windows(job, rounding.sequences, rounding.length)
     if len(windows) < rounding.batch:
         raise InvalidArgumentError("the calibration text is too short to train on: give more")
+    warning = rank_warning(sum(map(len, windows)), job.program) if name == "gptq" else None
+    job.warnings.extend([] if warning is None else [warning])
     method = _block_method(rounding, name)
     stage = "Training blocks" if name == "trained" else "Solving blocks"
     total = sum(method.steps(block) for block in split_blocks(job.program)[1:-1])
@@ -150,6 +155,13 @@ def _block_method(rounding: Rounding, name: str) -> BlockMethod:
     if name == "trained":
         return TrainedRounding(TrainSettings(rounding.iterations, rounding.batch))
     return SolvedCodes(GptqOptions(sweeps=rounding.sweeps, refit=True), rounding.batch)
+
+
+def _teacher(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return the original where the program is not the same function any more."""
+    if job.lossless:
+        return None
+    return partial(execute, job.reference, store=open_store(job.reference))
 
 
 def _distil(
@@ -184,6 +196,7 @@ def _distil(
             done,
             work.load_state(STATE) if work is not None else None,
             save,
+            _teacher(job),
         )
     facts = TrainingFacts(
         f"trained as a whole: {', '.join(distil.parts)}",

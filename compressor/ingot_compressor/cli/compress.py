@@ -28,10 +28,12 @@ _EPILOG = """examples:
   ingot compress ./SmolLM2-135M --out smol.ingot --target rpi5 --max-ram 150MB --min-decode 60
   ingot compress ./SmolLM2-135M --out quick.ingot --preset draft
   ingot compress ./SmolLM2-135M --out best.ingot --preset quality --work best.work
+  ingot compress ./SmolLM2-135M --out small.ingot --trim-vocabulary my_domain.txt
 
 The result is measured against the checkpoint before it is written; one that fails the recipe's
-limits is refused. Texts are UTF-8 .txt, or .jsonl with "text" in each line. --json prints one
-object."""
+limits is refused. Texts are UTF-8 .txt, or .jsonl with "text" in each line; to calibrate, or to
+declare a vocabulary, also with "messages", which go through the model's chat template. --json
+prints one object."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -87,7 +89,16 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="experimental: drop this share of the body's superblocks, the least weighted first",
+        help="experimental: drop this share of the body's superblocks; with calibration text those"
+        " that the others can make up for best",
+    )
+    group.add_argument(
+        "--trim-vocabulary",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="keep only tokens of this text, bytes and special ones; may be given several times",
     )
 
 
@@ -193,6 +204,7 @@ def _options(args: argparse.Namespace) -> CompressOptions:
         group=args.group,
         layout=args.layout,
         sparsity=args.sparsity,
+        trim_vocabulary=tuple(args.trim_vocabulary),
         calibration=args.calibration,
         evaluation=args.evaluate,
         tasks=tuple(args.tasks),

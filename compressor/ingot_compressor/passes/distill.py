@@ -120,11 +120,13 @@ def distill(
     progress: Callable[[int], None] | None = None,
     saved: Mapping[str, Any] | None = None,
     save: Callable[[dict[str, Any]], None] | None = None,
+    teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Distillation:
     """Train in place and keep the state with the least divergence on the windows kept apart.
 
-    `fixed` are weights that are quantized but not trained. With `saved` from an earlier `save` the
-    run goes on where that one was; both give the same result.
+    `fixed` are weights that are quantized but not trained. `teacher` gives the logits to come near
+    to, from tokens; without it the program in full precision does. With `saved` from an earlier
+    `save` the run goes on where that one was; both give the same result.
     Shapes: windows each (t,) int64, all of one length.
     Source: distillation (1503.02531) as in LLM-QAT (2305.17888), by sign descent over the rounding
     of SignRound (2309.05516) and the scales of EfficientQAT's second phase (2407.11062).
@@ -137,7 +139,7 @@ def distill(
         )
     held = torch.from_numpy(np.stack(windows[: settings.held]))
     texts = torch.from_numpy(np.stack(windows[settings.held :]))
-    run = _Run(program, weights, dict(fixed), store, settings)
+    run = _Run(program, weights, dict(fixed), store, settings, teacher)
     state = _State(weights)
     if saved is not None:
         state.load(saved)
@@ -192,10 +194,16 @@ class _Run:
     fixed: dict[str, torch.Tensor]
     store: TensorStore
     settings: DistillSettings
+    teacher: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def reference(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.teacher is not None:
+            return self.teacher(tokens)
+        return execute(self.program, tokens, store=self.store)
 
     def loss(self, tokens: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            reference = execute(self.program, tokens, store=self.store)
+            reference = self.reference(tokens)
         trained = {name: weight.weight() for name, weight in self.weights.items()}
         return top_kl(reference, self._candidate(tokens, trained), self.settings.top)
 
@@ -206,7 +214,7 @@ class _Run:
             trained = {name: weight.weight() for name, weight in self.weights.items()}
             for first in range(0, len(windows), self.settings.batch):
                 tokens = windows[first : first + self.settings.batch]
-                reference = execute(self.program, tokens, store=self.store)
+                reference = self.reference(tokens)
                 candidate = self._candidate(tokens, trained)
                 total += float(top_kl(reference, candidate, self.settings.top)) * len(tokens)
         return total / len(windows)
