@@ -17,6 +17,7 @@ from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.passes.emit import emit
+from ingot_compressor.passes.mixed import Choice
 from ingot_compressor.passes.quantize import (
     Sizes,
     body_names,
@@ -37,12 +38,16 @@ LARGE_MODEL = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What was written. `formats` by kind of weight, a mix as "c4+q8"."""
+    """What was written. `formats` by kind of weight, a mix as "c4+q8".
+
+    `choice` says how a mix was found, None where formats were named.
+    """
 
     sizes: Sizes
     formats: dict[str, str]
     calibration_tokens: int
     training: TrainingFacts
+    choice: Choice | None = None
 
 
 def write_draft(job: Job, path: Path) -> Draft:
@@ -51,7 +56,8 @@ def write_draft(job: Job, path: Path) -> Draft:
     Raises: InvalidArgumentError naming a tensor that cannot be stored; StorageError.
     """
     statistics = _calibrate(job)
-    encodings = choose_encodings(job, statistics, path.parent)
+    chosen = choose_encodings(job, statistics, path.parent)
+    encodings = chosen.encodings
     formats = _format_names(job.program, encodings)
     with Spool(path.parent) as spool:
         total = sum(_elements(tensor) for tensor in job.program.weights())
@@ -70,7 +76,7 @@ def write_draft(job: Job, path: Path) -> Draft:
             emit(quantized, path, imported.tokenizer_json, imported.chat, _meta(job, formats))
             done(1)
     sizes = measure_sizes(quantized, encodings)
-    return Draft(sizes, formats, statistics.tokens, training)
+    return Draft(sizes, formats, statistics.tokens, training, chosen.choice)
 
 
 def compute_vectors(job: Job, path: Path) -> dict[str, Any]:

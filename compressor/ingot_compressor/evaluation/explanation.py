@@ -29,7 +29,7 @@ from ingot_compressor.json_values import finite_values
 from ingot_compressor.measure import open_store, packed_logits
 from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.fuse import fuse
-from ingot_compressor.passes.swapped import SwappedRun, weights_of_block
+from ingot_compressor.passes.swapped import SwappedRun
 from ingot_compressor.progress import Progress
 from ingot_compressor.texts import bundled_text, read_text
 from ingot_compressor.weight_names import order_roles, place_of
@@ -215,7 +215,7 @@ class _Attribution:
 
     def __init__(self, run: SwappedRun, stored: Program) -> None:
         self._run, self._stored = run, stored
-        self._names = [weights_of_block(block) for block in run.blocks]
+        self._names = [tuple(one.name for one in block.weights()) for block in run.blocks]
         self._body = range(1, len(run.blocks) - 1)
 
     def ends(self) -> tuple[Contribution, Contribution]:

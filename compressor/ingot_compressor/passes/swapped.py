@@ -10,23 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from ingot.errors import InvalidArgumentError
-from ingot.format import Role
 from ingot_compressor.evaluate import UNSCORED
 from ingot_compressor.execute import TensorStore, execute_block
 from ingot_compressor.ir import FloatArray, Program
 from ingot_compressor.numerics.divergence import Likeliest, keep_likeliest, kl_from
 from ingot_compressor.passes.blocks import split_blocks
 
-__all__ = ["SwappedRun", "weights_of_block"]
+__all__ = ["SwappedRun"]
 
 # Tokens of the reference's distribution that are kept for each position.
 MOST_TOKENS = 512
-
-
-def weights_of_block(block: Program) -> tuple[str, ...]:
-    """Return the weights that a block reads, each once."""
-    names = [name for operation in block.operations for name in operation.inputs]
-    return tuple(dict.fromkeys(n for n in names if block.tensors[n].role is Role.WEIGHT))
 
 
 class SwappedRun:
