@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,12 @@ from ingot_compressor.measure import open_store
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.passes.budgets import Budgets
 from ingot_compressor.passes.fuse import drop_unused
-from ingot_compressor.passes.mixed import Evidence, choose_formats, format_choice
+from ingot_compressor.passes.mixed import Choice, Evidence, choose_formats, format_choice
 from ingot_compressor.passes.quantize import BUDGET_FORMATS, assign
 from ingot_compressor.passes.sensitivity import Quantizer
 from ingot_compressor.spool import Spool
 
-__all__ = ["bytes_beside_weights", "choose_encodings"]
+__all__ = ["Chosen", "bytes_beside_weights", "choose_encodings"]
 
 # Tokens on which sensitivities are measured and whole mixes compared: fewer for large models, whose
 # every token costs as many operations as they have weights.
@@ -44,13 +45,21 @@ LATER_BYTES = 32 << 10
 _LOGGER = logging.getLogger(__name__)
 
 
-def choose_encodings(job: Job, statistics: Statistics, folder: Path) -> dict[str, Encoding]:
-    """Return the encoding of every weight by name; candidates wait on disk in `folder`.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The encoding of every weight by name, and how a mix was found: None where none was asked."""
+
+    encodings: dict[str, Encoding]
+    choice: Choice | None = None
+
+
+def choose_encodings(job: Job, statistics: Statistics, folder: Path) -> Chosen:
+    """Return the encoding of every weight; candidates wait on disk in `folder`.
 
     Raises: InvalidArgumentError naming a budget that cannot be met and what is possible.
     """
     if not job.options.budgeted:
-        return assign(job.program, job.choices)
+        return Chosen(assign(job.program, job.choices))
     budgets = _budgets(job)
     total = budgets.bits is None and job.options.head_format is None
     windows, held_out = _windows(job)
@@ -68,7 +77,7 @@ def choose_encodings(job: Job, statistics: Statistics, folder: Path) -> dict[str
         job.warnings.append(
             "no text to measure on: the mix is that of the least relative errors of the weights"
         )
-    return choice.encodings
+    return Chosen(choice.encodings, choice)
 
 
 def _budgets(job: Job) -> Budgets:

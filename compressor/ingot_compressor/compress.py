@@ -33,10 +33,10 @@ from ingot_compressor.evaluation.recovery import Recovery
 from ingot_compressor.evaluation.tasks import pool
 from ingot_compressor.execute import TensorStore
 from ingot_compressor.job import CompressOptions, Job, prepare_job
+from ingot_compressor.json_values import finite_values
 from ingot_compressor.measure import measure_file, open_store, used_isa
 from ingot_compressor.progress import Progress, SilentProgress
 from ingot_compressor.provenance import versions
-from ingot_compressor.report import render_report, tensor_errors, write_report
 from ingot_compressor.text_windows import reference_losses
 from ingot_compressor.texts import Text
 
@@ -95,9 +95,11 @@ def compress(options: CompressOptions, progress: Progress | None = None) -> Comp
         warnings=job.warnings,
     )
     if options.report is not None:
-        errors = list(tensor_errors(job.program, options.out))
-        figures = {key: value for key, value in asdict(result).items() if key != "warnings"}
-        write_report(options.report, render_report(options.out.name, figures, errors))
+        # what only a report needs is loaded where one is wanted
+        from ingot_compressor.reporting.facts import gather_facts
+        from ingot_compressor.reporting.page import write_report
+
+        write_report(options.report, gather_facts(job, draft, asdict(result)))
     return result
 
 
@@ -199,15 +201,5 @@ def _text_facts(text: Text | None, tokens: int) -> dict[str, Any] | None:
 
 def _json(value: dict[str, Any]) -> bytes:
     """Return JSON; a figure that is not finite has no place in it and becomes null."""
-    text = json.dumps(_finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
+    text = json.dumps(finite_values(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
     return text.encode("utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and value - value != 0.0:
-        return None
-    return value

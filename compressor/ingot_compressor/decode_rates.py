@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ingot._native import native
 from ingot.errors import InvalidArgumentError
-from ingot.format import TILE_ROWS, Dtype
+from ingot.format import ACTIVATION_GROUP, TILE_ROWS, Dtype
 from ingot.packing import Quantized, pack
 from ingot.targets import Target
 from ingot_compressor.numerics import Encoding, group_of, quantize_matrix
@@ -84,7 +84,9 @@ class _Work:
     def _call(self, tile: Quantized, tiles: int) -> Any:
         ffi = native().ffi
         call = native().struct("ingot_linear_call")
-        call.dtype, call.k, call.group, call.m = tile.dtype, MATRIX_K, tile.group, 1
+        # a call names 32 where the record of t2, with one scale for each row, has no group
+        group = ACTIVATION_GROUP if tile.dtype is Dtype.T2 else tile.group
+        call.dtype, call.k, call.group, call.m = tile.dtype, MATRIX_K, group, 1
         call.tile_begin, call.tile_end = 0, tiles
         call.delta = tile.delta
         call.codebook = [*tile.codebook.tolist(), *[0] * (32 - tile.codebook.size)]

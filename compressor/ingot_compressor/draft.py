@@ -19,6 +19,7 @@ from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.passes.emit import emit
+from ingot_compressor.passes.mixed import Choice
 from ingot_compressor.passes.prune import SuperblockChoice, prune_superblocks
 from ingot_compressor.passes.quantize import (
     Sizes,
@@ -44,6 +45,7 @@ LARGE_MODEL = 100_000_000
 class Draft:
     """What was written. `formats` by kind of weight, a mix as "c4+q8".
 
+    `choice` says how a mix was found, None where formats were named.
     `calibration_digest` is that of the windows which statistics were gathered on, None if none
     were. `removed`: what went of the model and the bits per weight that this leaves of each of the
     checkpoint's; empty if nothing went.
@@ -55,6 +57,7 @@ class Draft:
     training: TrainingFacts
     calibration_digest: str | None
     removed: dict[str, Any]
+    choice: Choice | None = None
 
 
 def write_draft(job: Job, path: Path) -> Draft:
@@ -64,7 +67,8 @@ def write_draft(job: Job, path: Path) -> Draft:
     """
     packed = _calibration_set(job)
     statistics = _calibrate(job, packed)
-    encodings = choose_encodings(job, statistics, path.parent)
+    chosen = choose_encodings(job, statistics, path.parent)
+    encodings = chosen.encodings
     formats = _format_names(job.program, encodings)
     with Spool(path.parent) as spool:
         quantized = _quantize(job, encodings, statistics, packed, spool)
@@ -76,7 +80,7 @@ def write_draft(job: Job, path: Path) -> Draft:
             emit(quantized, path, imported.tokenizer_json, imported.chat, meta)
             done(1)
     digest = packed.sha256 if packed is not None else None
-    return Draft(sizes, formats, statistics.tokens, training, digest, removed)
+    return Draft(sizes, formats, statistics.tokens, training, digest, removed, chosen.choice)
 
 
 def _quantize(

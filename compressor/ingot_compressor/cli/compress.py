@@ -29,6 +29,7 @@ _EPILOG = """examples:
   ingot compress ./SmolLM2-135M --out quick.ingot --preset draft
   ingot compress ./SmolLM2-135M --out best.ingot --preset quality --work best.work
   ingot compress ./SmolLM2-135M --out small.ingot --trim-vocabulary my_domain.txt
+  ingot compress ./SmolLM2-135M --out smol.ingot --bpw 4.5 --report smol.html
 
 The result is measured against the checkpoint before it is written; one that fails the recipe's
 limits is refused. Texts are UTF-8 .txt, or .jsonl with "text" in each line; to calibrate, or to
@@ -64,7 +65,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--chunk", type=int, metavar="N", help="most tokens of one prefill pass")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: every CPU")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="also write a page with each weight's error"
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="also write a page on what was done and what it cost, and FILE.json with the figures",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")

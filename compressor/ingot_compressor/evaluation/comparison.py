@@ -39,6 +39,7 @@ from ingot_compressor.evaluation.tasks import Answer, TextEncoder, answer_items,
 from ingot_compressor.execute import TensorStore
 from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import Program
+from ingot_compressor.json_values import finite_values
 from ingot_compressor.measure import measure_file, open_store
 from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.fuse import fuse
@@ -109,15 +110,8 @@ class Evaluation:
             found["limits"] = [
                 {**asdict(x), "verdict": x.verdict.value} for x in self.judgement.limits
             ]
-        return {key: _finite(value) for key, value in found.items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+        result: dict[str, Any] = finite_values(found)
+        return result
 
 
 def compare_with_checkpoint(options: EvalOptions, progress: Progress) -> Evaluation:

@@ -18,7 +18,14 @@ from ingot_compressor.passes.fuse import drop_unused
 from ingot_compressor.passes.plan import plan
 from ingot_compressor.passes.quantize import body_elements, body_names, stored_bytes, true_rows
 
-__all__ = ["WEIGHT_TIME_SHARE", "Budgets", "Options", "limit_rows", "section_bytes"]
+__all__ = [
+    "WEIGHT_TIME_SHARE",
+    "Budgets",
+    "Options",
+    "limit_rows",
+    "section_bytes",
+    "token_seconds",
+]
 
 # The share of a token's time that weights take; the rest is attention, norms and waiting. From the
 # bars "decode / ceiling" of tests/benchmarks/results.md, 0.77 to 1.06.
@@ -146,6 +153,23 @@ def _decode_seconds(program: Program, rates: Mapping[Dtype, float]) -> Amount:
         return payload_bytes(encoding.dtype, n, k, group) / rate
 
     return amount
+
+
+def token_seconds(
+    program: Program, stored: Mapping[str, tuple[Dtype, int]], rates: Mapping[Dtype, float]
+) -> float:
+    """Return the time that one token spends reading weights, of each its format and stored bytes.
+
+    Units: `rates` in bytes per second by format.
+    Raises: InvalidArgumentError for a format without a rate.
+    """
+    seconds = 0.0
+    for name, rows in _rows_per_token(program).items():
+        dtype, size = stored[name]
+        if dtype not in rates:
+            raise InvalidArgumentError(f"no decode rate for format {dtype.name.lower()}")
+        seconds += rows / program.tensors[name].shape[0] * size / rates[dtype]
+    return seconds
 
 
 def _rows_per_token(program: Program) -> dict[str, int]:

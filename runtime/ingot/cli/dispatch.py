@@ -31,6 +31,7 @@ class Command:
 COMMANDS = {
     "compress": Command("ingot_compressor.cli.compress", "make an ingot from a checkpoint"),
     "eval": Command("ingot_compressor.cli.eval", "measure an ingot against its checkpoint"),
+    "explain": Command("ingot_compressor.cli.explain", "find where an ingot's error comes from"),
     "run": Command("ingot.cli.run", "continue a prompt"),
     "chat": Command("ingot.cli.chat", "talk to a model"),
     "inspect": Command("ingot.cli.inspect", "show what is in a file"),

@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of a compression: what it says is true, and it needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ingot import Model
+from ingot.container import Container
+from ingot.errors import InvalidArgumentError, StorageError
+from ingot.format import Dtype, Role, Section
+from ingot.targets import load_target
+from ingot_compressor.compress import CompressOptions, compress
+from ingot_compressor.decode_rates import measure_rate
+from ingot_compressor.execute import execute
+from ingot_compressor.importers import import_checkpoint
+from ingot_compressor.json_values import finite_values
+from ingot_compressor.numerics import Encoding
+from ingot_compressor.passes.assignment import CurvePoint
+from ingot_compressor.passes.budgets import token_seconds
+from ingot_compressor.passes.fuse import fuse
+from ingot_compressor.passes.hybrid import MeasuredPoint, compare_with_dense
+from ingot_compressor.passes.mixed import Choice, Measured, TensorChoice
+from ingot_compressor.passes.quantize import Sizes
+from ingot_compressor.reporting import page
+from ingot_compressor.reporting.curves import loss_curve, neighbour_plot, pareto_plot
+from ingot_compressor.reporting.drawing import Axis, shade
+from ingot_compressor.reporting.facts import Facts
+from ingot_compressor.reporting.heat_map import bits_map, error_map
+from ingot_compressor.reporting.page import ONE_FORMAT, OTHER_DEVICE, json_path, render_page
+from ingot_compressor.reporting.samples import Sample, greedy_reference
+from ingot_compressor.reporting.speed import measure_speed
+from ingot_compressor.reporting.tensors import TensorError
+from tests.compressor.tiny_models import LLAMA, write_checkpoint
+
+WORDS = "the lamp was lit and nobody in the house had seen who had done it before the rain "
+WIDE = {**LLAMA, "hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+PRESET = """name = "short"
+description = "few tokens"
+[formats]
+body = "c4"
+head = "q8"
+embedding = "q8"
+q4_group = 32
+[method]
+search = false
+calibrate = true
+calibration_tokens = 1024
+evaluation_tokens = 1024
+[gate]
+mean_kl = 9.0
+p99_kl = 90.0
+confidence = 0.95
+least_windows = 8
+"""
+LOADING = {"script", "link", "img", "iframe", "object", "embed", "base", "image", "use", "audio"}
+REFERENCES = {"src", "href", "xlink:href", "data", "action", "srcset", "background", "poster"}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the text of each element by its tag."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "line", "polyline"):
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts[self.open[-1]][-1] += data
+
+    def needs(self) -> list[str]:
+        """Return whatever would be loaded from elsewhere, or run."""
+        found = [tag for tag, _ in self.tags if tag in LOADING]
+        found += [name for _, given in self.tags for name in given if name in REFERENCES]
+        found += [name for _, given in self.tags for name in given if name.startswith("on")]
+        style = "".join(self.texts.get("style", []))
+        return found + [word for word in ("url(", "@import", "http") if word in style]
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Return a compression with one format, and one with a mix for another device."""
+    folder = tmp_path_factory.mktemp("reporting")
+    (folder / "short.toml").write_text(PRESET, encoding="utf-8")
+    for index, name in enumerate(("calibration", "evaluation")):
+        (folder / f"{name}.txt").write_text(f"{index} {WORDS}" * 60, encoding="utf-8")
+    source = write_checkpoint(folder / "wide", WIDE, deviation=0.08)
+    settings: dict[str, Any] = {
+        "source": source,
+        "preset": str(folder / "short.toml"),
+        "calibration": folder / "calibration.txt",
+        "evaluation": folder / "evaluation.txt",
+    }
+    found: list[Facts] = []
+    write = page.write_report
+
+    def keep(path: Path, facts: Facts) -> None:
+        found.append(facts)
+        write(path, facts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "write_report", keep)
+        for name, options in (("plain", {}), ("mix", {"bpw": 4.5, "target": "rpi5"})):
+            report = folder / f"{name}.html"
+            out = folder / f"{name}.ingot"
+            compress(CompressOptions(out=out, report=report, **settings, **options))
+    program = fuse(import_checkpoint(source).program)
+    return SimpleNamespace(folder=folder, program=program, plain=found[0], mix=found[1])
+
+
+def read(made: SimpleNamespace, name: str) -> str:
+    return str((made.folder / name).read_text(encoding="utf-8"))
+
+
+def test_the_first_line_has_the_verdict(made: SimpleNamespace) -> None:
+    first = Page(read(made, "plain.html").splitlines()[0])
+    (title,), (heading,) = first.texts["title"], first.texts["h1"]
+    quality = made.plain.result["quality"]
+    assert title == heading and heading.startswith("pass: plain.ingot, ")
+    assert heading.endswith(f"mean KL {quality['mean_kl']:.4f}") and quality["mean_kl"] > 0
+    result = {**made.plain.result, "verdict": "fail", "quality": None}
+    text = render_page(replace(made.plain, result=result))
+    assert Page(text).texts["h1"][0].startswith("fail: plain.ingot, ")
+
+
+@pytest.mark.parametrize("name", ["plain", "mix"])
+def test_the_page_is_whole_and_alone(made: SimpleNamespace, name: str) -> None:
+    found = Page(read(made, f"{name}.html"))
+    assert found.open == [] and not found.needs()
+    with Container(made.folder / f"{name}.ingot") as container:
+        weights = {
+            one: Dtype(tensor.dtype).name.lower()
+            for one, tensor in zip(container.names, container.tensors, strict=True)
+            if tensor.role == Role.WEIGHT
+        }
+    assert len(weights) == 14
+    cells = found.texts["td"]
+    for weight, dtype in weights.items():
+        assert cells[cells.index(weight, cells.index("layers.0.attention.q")) + 1] == dtype or any(
+            cells[i + 1] == dtype for i, cell in enumerate(cells) if cell == weight
+        )
+    tips = found.texts["title"]
+    assert all(
+        sum(tip.startswith(f"{one}: {weights[one]}, ") for tip in tips) == 2 for one in weights
+    )
+
+
+def test_what_would_be_loaded_is_seen() -> None:
+    planted = '<p><img src="x.png"></img><a href="y"></a></p><style>a{b:url(c)}</style>'
+    assert Page(planted).needs() == ["img", "src", "href", "url("]
+    with pytest.raises(AssertionError):
+        Page("<p><b></p>")
+
+
+def test_text_of_a_model_cannot_break_the_page(made: SimpleNamespace) -> None:
+    wild = Sample("</td><script>alert(1)</script>", "<img src=x>", "&amp; \"'", 1, 2)
+    found = Page(render_page(replace(made.plain, samples=(wild,))))
+    assert found.open == [] and not found.needs()
+    assert wild.prompt in found.texts["td"] and wild.file in found.texts["td"]
+
+
+def test_the_figures_are_the_same_facts(made: SimpleNamespace) -> None:
+    figures = json.loads(read(made, "plain.json"))
+    assert figures == json.loads(json.dumps(made.plain.to_json()))
+    with Container(made.folder / "plain.ingot") as container:
+        certificate = json.loads(bytes(container.section(Section.CERTIFICATE)))
+        sizes = {
+            name: record.size
+            for name, record in zip(container.names, container.tensors, strict=True)
+        }
+    assert figures["certificate"] == certificate
+    assert figures["result"]["verdict"] == certificate["verdict"] == "pass"
+    assert [one["stored_bytes"] for one in figures["tensors"]] == [
+        sizes[one["name"]] for one in figures["tensors"]
+    ]
+    assert all(4.2 < x["bits_per_weight"] < 5 for x in figures["tensors"] if x["format"] == "c4")
+    names = [one["name"] for one in figures["layers"]]
+    assert names == ["embedding", "layer 0", "layer 1", "head"]
+    assert figures["texts"]["evaluation"]["name"] == figures["compared_on"] == "evaluation.txt"
+    assert figures["recipe"]["name"] == "short" and figures["versions"]["torch"]
+    assert finite_values({"a": [math.inf, (1.5, "b")]}) == {"a": [None, [1.5, "b"]]}
+
+
+def test_samples_are_the_greedy_texts_of_both(made: SimpleNamespace) -> None:
+    assert len(made.plain.samples) == 2
+    sample = made.plain.samples[0]
+    with Model(made.folder / "plain.ingot") as model:
+        encode, decode = model.tokenizer.encode, model.tokenizer.decode
+        prompt = encode((made.folder / "evaluation.txt").read_text(encoding="utf-8"))[:24]
+        assert sample.prompt == decode(prompt)
+        with model.session(64, 1, kv="f16") as session:
+            ours = list(session.generate(prompt, max_tokens=40).token_ids)
+        assert sample.file == decode(ours)
+        theirs = greedy(made, prompt, 40)
+        stops = set(model.chat.eos_token_ids)
+        theirs = theirs[: next((i for i, one in enumerate(theirs) if one in stops), 40)]
+        assert sample.reference == decode(theirs)
+    agreed = [x == y for x, y in zip(ours, theirs, strict=False)]
+    assert sample.agreed == (agreed.index(False) if False in agreed else len(agreed))
+
+
+def logits_of(made: SimpleNamespace) -> Any:
+    def run(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        with torch.inference_mode():
+            found: np.ndarray[Any, Any] = execute(made.program, torch.from_numpy(tokens)[None])[0]
+            return found.numpy()[:, :301]  # type: ignore[attr-defined]
+
+    return run
+
+
+def greedy(made: SimpleNamespace, prompt: Sequence[int], count: int) -> list[int]:
+    """One token after the other, by the definition."""
+    run, ids = logits_of(made), list(prompt)
+    while len(ids) < len(prompt) + count:
+        ids.append(int(run(np.array(ids))[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_a_guess_changes_the_cost_but_not_the_text(made: SimpleNamespace) -> None:
+    run, prompt, calls = logits_of(made), [5, 17, 100], [0]
+    right = greedy(made, prompt, 12)
+    assert len(set(right)) > 1
+
+    def counted(tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        calls[0] += 1
+        result: np.ndarray[Any, Any] = run(tokens)
+        return result
+
+    def cost(guess: Any) -> int:
+        calls[0] = 0
+        assert greedy_reference(counted, prompt, 12, (), guess) == right
+        return calls[0]
+
+    def known(ids: list[int], count: int) -> list[int]:
+        return right[len(ids) - 3 :][:count]
+
+    assert cost(lambda ids, count: []) == 12
+    assert cost(lambda ids, count: [(x + 1) % 301 for x in known(ids, count)]) == 12
+    assert cost(known) == 1
+    assert cost(lambda ids, count: [*known(ids, count)[:4], 0]) in (2, 3)
+    stop = right[-1]
+    cut = right[: right.index(stop)]
+    assert greedy_reference(run, prompt, 12, {stop}, known) == cut
+
+
+def test_speed_is_of_this_machine_only(made: SimpleNamespace) -> None:
+    speed = made.plain.speed
+    assert speed is not None and speed.predicted > 0 and speed.measured > 0
+    with Model(made.folder / "plain.ingot") as model:
+        assert speed.weight_bytes_per_token == model.info.weight_bytes_per_token
+    assert made.mix.speed is None and OTHER_DEVICE in read(made, "mix.html")
+    other = load_target("rpi5")
+    assert measure_speed(made.program, made.folder / "mix.ingot", other, 1) is None
+    assert measure_rate(Dtype.T2, 1, 1 << 16) > 0
+
+
+def test_time_of_a_token_is_that_of_what_it_reads(made: SimpleNamespace) -> None:
+    """All rows of every linear weight, and one row of the table."""
+    stored = {t.name: (Dtype.C4, t.shape[0] * t.shape[1]) for t in made.program.weights()}
+    stored["head"] = (Dtype.Q8, stored["head"][1])
+    linear = sum(size for name, (_, size) in stored.items() if name not in ("embed", "head"))
+    expected = linear / 100 + stored["head"][1] / 50 + stored["embed"][1] / 301 / 100
+    rates = {Dtype.C4: 100.0, Dtype.Q8: 50.0}
+    assert token_seconds(made.program, stored, rates) == pytest.approx(expected)
+    with pytest.raises(InvalidArgumentError, match="no decode rate for format q8"):
+        token_seconds(made.program, stored, {Dtype.C4: 100.0})
+
+
+def test_a_mix_shows_its_curve_and_one_format_says_so(made: SimpleNamespace) -> None:
+    assert made.plain.choice is None and ONE_FORMAT in read(made, "plain.html")
+    text, figures = read(made, "mix.html"), json.loads(read(made, "mix.json"))
+    assert ONE_FORMAT not in text
+    choice = made.mix.choice
+    assert choice is not None and figures["choice"]["divergence"] == choice.divergence > 0
+    assert len(figures["choice"]["tensors"]) == 14 and len(figures["choice"]["curve"]) > 3
+    assert figures["choice"]["sizes"]["weight_bytes"] == choice.sizes.weight_bytes
+    assert choice.sizes.bits_per_weight_body == made.mix.result["bits_per_weight_body"]
+    formats = {x["name"]: x["format"] for x in figures["choice"]["tensors"]}
+    assert formats == {x["name"]: x["format"] for x in figures["tensors"]}
+    assert pareto_plot(choice) in text and neighbour_plot(choice) in text
+
+
+def some_choice(divergence: float | None = 0.2) -> Choice:
+    tensors = (
+        TensorChoice("a", "c4", 100, 0.01, 0.1, ("c3", -20, 0.2), ("c5", 20, -0.05)),
+        TensorChoice("b", "q8", 100, 0.01, 0.1, ("q6", -30, 0.1), None),
+    )
+    return Choice(
+        encodings={"a": Encoding(Dtype.C4), "b": Encoding(Dtype.Q8)},
+        sizes=Sizes(200, 4.0, 4.0),
+        predicted=0.3,
+        divergence=divergence,
+        tensors=tensors,
+        compared=(Measured("c4", 4.0, 180, 0.25, 0.24),),
+        curve=(CurvePoint(100, 2.0, 1.0), CurvePoint(300, 6.0, 0.01)),
+        swaps_kept=0,
+    )
+
+
+def test_dots_stand_where_their_figures_are() -> None:
+    found = Page(pareto_plot(some_choice()))
+    dots = [given for tag, given in found.tags if tag == "circle"]
+    tips = found.texts["title"]
+    assert len(dots) == len(tips) == 2 + 1 + 1 + 3
+    place = {
+        tip: (float(dot["cx"] or 0), float(dot["cy"] or 0))
+        for tip, dot in zip(tips, dots, strict=True)
+    }
+    x, y = place["the result: 200 bytes, 0.2"]
+    assert x == pytest.approx(350, abs=0.1)  # half way between 100 and 300 bytes
+    # 260 is 0.01 nats, 26 is 1: the share of log 0.2 between them
+    assert y == pytest.approx(260 - 234 * math.log(0.2 / 0.01) / math.log(1 / 0.01), abs=0.1)
+    assert "a as c3: 180 bytes, 0.4" in place and "b as q6: 170 bytes, 0.3" in place
+    assert place["a as c5: 220 bytes, 0.15"][0] > x > place["c4, measured: 180 bytes, 0.24"][0]
+    assert len(Page(neighbour_plot(some_choice())).texts["title"]) == 4
+    assert "KL, nats" in pareto_plot(some_choice())
+    assert "weighted relative error" in pareto_plot(some_choice(None))
+
+
+def test_axes_are_linear_or_logarithmic() -> None:
+    assert Axis(0, 10, 100, 200).at(2.5) == 125 and Axis(0, 10, 100, 200).at(99) == 200
+    assert Axis(1, 100, 0, 10, logarithmic=True).at(10) == pytest.approx(5)
+    assert Axis(1, 100, 0, 1, logarithmic=True).ticks(3) == pytest.approx([1, 10, 100])
+    assert Axis(3, 3, 0, 10).at(3) == 5
+    assert shade(0, (0, 0, 0)) == ("#f8f8f8", "#222") and shade(9, (0, 16, 255))[0] == "#0010ff"
+
+
+def test_the_curve_of_a_training_is_thinned_but_not_bent(made: SimpleNamespace) -> None:
+    assert loss_curve(()) == "" == loss_curve([math.nan])
+    few = [given for tag, given in Page(loss_curve([4.0, 2.0, 1.0])).tags if tag == "polyline"]
+    assert few[0]["points"] == "80.0,26.0 350.0,182.0 620.0,260.0"
+    losses = [1 - step / 5000 for step in range(5000)]
+    line = next(given for tag, given in Page(loss_curve(losses)).tags if tag == "polyline")
+    points = np.array([[float(v) for v in p.split(",")] for p in (line["points"] or "").split()])
+    assert 250 < len(points) <= 540
+    slope = np.diff(points[:, 1]) / np.diff(points[:, 0])
+    assert np.median(slope) == pytest.approx(234 / 540, rel=0.05)
+    text = render_page(replace(made.plain, losses=(3.0, 2.0)))
+    assert loss_curve((3.0, 2.0)) in text and "<polyline" not in render_page(made.plain)
+
+
+def test_cells_stand_by_layer_and_role() -> None:
+    errors = [
+        TensorError("layers.1.mlp.down", "c3", 300, 3.0, 16.0),
+        TensorError("layers.0.attention.q", "c4", 400, 4.0, 22.0),
+        TensorError("layers.0.experts.0.down", "q8", 800, 8.0, 45.0),
+        TensorError("layers.0.experts.1.down", "c4", 400, 4.0, 22.0),
+        TensorError("embed", "f16", 1600, 16.0, math.inf),
+    ]
+    found = Page(bits_map(errors))
+    words = found.texts["text"]
+    assert words[:3] == ["q", "down", "layer 0"]
+    # both experts have 800 weights: 1200 bytes for 1600 of them
+    assert {"c4 4.00", "q8+c4 6.00", "c3 3.00", "f16 16.00", "embed"} <= set(words)
+    boxes = [given for tag, given in found.tags if tag == "rect"]
+    rows = [float(box["y"] or 0) for box in boxes]
+    assert len(boxes) == 4 and rows[0] == rows[1] < rows[2] < rows[3]
+    assert boxes[1]["x"] == boxes[2]["x"] and boxes[0]["x"] != boxes[1]["x"]
+    dark = [int((box["fill"] or "")[1:3], 16) for box in boxes]
+    assert dark[2] > dark[0] > dark[1] > dark[3]  # three bits are the lightest, sixteen the darkest
+    noise = Page(error_map(errors))
+    assert {"22.0 dB", "16.0 dB", "exact"} <= set(noise.texts["text"])
+    light = [int((given["fill"] or "")[3:5], 16) for tag, given in noise.tags if tag == "rect"]
+    assert light[3] > light[0] == light[1] > light[2]
+
+
+def test_sparse_files_have_a_table_where_there_are_any(made: SimpleNamespace) -> None:
+    dense = [MeasuredPoint("c4", 100, 0.2), MeasuredPoint("q8", 200, 0.01)]
+    rows = compare_with_dense(dense, [MeasuredPoint("half of q8", 120, 0.05)])
+    found = Page(render_page(replace(made.plain, hybrid=rows)))
+    cells = found.texts["td"]
+    assert cells[cells.index("half of q8") + 1 :][:4] == [
+        "120",
+        "0.05",
+        f"{rows[0].dense_kl:.5g}",
+        "yes",
+    ]
+    assert "Sparse files against dense ones" not in read(made, "plain.html")
+
+
+def test_what_cannot_be_written_is_an_error(made: SimpleNamespace, tmp_path: Path) -> None:
+    assert json_path(Path("a/x.html")) == Path("a/x.json")
+    assert json_path(Path("a/x.json")) == Path("a/x.json.json")
+    with pytest.raises(StorageError, match="cannot write the report"):
+        page.write_report(tmp_path / "none" / "x.html", made.plain)
+
+
+def test_without_a_report_none_of_it_is_loaded() -> None:
+    program = (
+        "import sys, ingot_compressor.compress, ingot_compressor.cli.compress;"
+        "print([x for x in sys.modules if 'reporting' in x and x.startswith('ingot')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
