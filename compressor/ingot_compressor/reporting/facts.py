@@ -153,4 +153,4 @@ def _samples(job: Job, windows: Windows) -> tuple[Sample, ...]:
     if not picked:
         return ()
     with job.progress.stage("Text samples", len(picked)) as done:
-        return take_samples(job.program, job.options.out, picked, job.options.threads, done)
+        return take_samples(job.reference, job.options.out, picked, job.options.threads, done)
