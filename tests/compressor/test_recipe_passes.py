@@ -172,7 +172,7 @@ def test_lossless_transforms_leave_the_logits_of_the_file(
         ('rotate = "residual"', ("attention.q", "mlp.down", "embed")),
         ('rotate = "values"', ("attention.v", "attention.o")),
         ("smooth = 0.5", ("attention.q", "mlp.gate_up", "mlp.down")),
-        ("activation_aware = true", ("attention.q", "mlp.gate_up")),
+        ("activation_aware = true", ()),  # which of them is up to the search
         ("clip = true", ("attention.v", "mlp.down")),
     ],
 )
@@ -189,7 +189,8 @@ def test_each_key_changes_its_weights(
         before, after = (load_matrix(p.tensors[name]) for p in (job.reference, job.program))
         if np.abs(before - after).max() > 1e-3:
             different.add(name.removeprefix("layers.1."))
-    assert set(changed) <= different
+    assert different and set(changed) <= different
+    assert "residual" in keys or "embed" not in different
     assert (different == set(changed) | {f"layers.{i}.{c}" for i in (0, 2) for c in changed}) is (
         keys == 'rotate = "values"'
     )
