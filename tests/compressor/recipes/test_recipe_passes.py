@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What recipes and the command line do to a model before it is quantized, seen in the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ingot import Model
+from ingot.container import Container
+from ingot.errors import InvalidArgumentError
+from ingot.format import Opcode, Section
+from ingot_compressor import draft as draft_module
+from ingot_compressor.execute import TensorStore, execute
+from ingot_compressor.importers import import_checkpoint
+from ingot_compressor.job import prepare_job
+from ingot_compressor.passes.distill import DistillSettings, distill
+from ingot_compressor.passes.structured import block_influence, least_influential
+from ingot_compressor.passes.transform import load_matrix
+from ingot_compressor.progress import SilentProgress
+from ingot_compressor.training import _teacher
+from tests.compressor.recipes.recipe_cases import (
+    GATE,
+    SHAPE,
+    attentions,
+    logits,
+    made,
+    prepared,
+    section,
+    settings,
+)
+from tests.compressor.tiny_models import write_checkpoint
+
+# Transforms
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        'rotate = "both"\nseed = 3',
+        "smooth = 0.5",
+        "activation_aware = true",
+        'rotate = "values"\nsmooth = 0.6\nactivation_aware = true',
+    ],
+    ids=["rotate", "smooth", "awq", "all"],
+)
+def test_lossless_transforms_leave_the_logits_of_the_file(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, keys: str
+) -> None:
+    report = made(checkpoint, texts, tmp_path, f"[transform]\n{keys}\n" + GATE)
+    original = import_checkpoint(checkpoint).program
+    tokens = np.arange(5, 45)
+    expected = logits(original, tokens)
+    with Model(Path(report.file)) as model, model.session(logits_rows=40) as session:
+        found = session.logits(tokens)
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+    assert report.quality is not None and report.quality["mean_kl"] < 1e-4
+    assert section(report.file, Section.META).get("removed") is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "changed"),
+    [
+        ('rotate = "residual"', ("attention.q", "mlp.down", "embed")),
+        ('rotate = "values"', ("attention.v", "attention.o")),
+        ("smooth = 0.5", ("attention.q", "mlp.gate_up", "mlp.down")),
+        ("activation_aware = true", ()),  # which of them is up to the search
+        ("clip = true", ("attention.v", "mlp.down")),
+    ],
+)
+def test_each_key_changes_its_weights(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, keys: str, changed: tuple[str, ...]
+) -> None:
+    job = prepared(checkpoint, texts, tmp_path, f"[transform]\n{keys}\n", body="q4")
+    assert job.program is not job.reference
+    assert job.lossless is ("clip" not in keys) and job.removed == {}
+    names = {tensor.name for tensor in job.reference.weights()}
+    assert names == {tensor.name for tensor in job.program.weights()}
+    different = set()
+    for name in names:
+        before, after = (load_matrix(p.tensors[name]) for p in (job.reference, job.program))
+        if np.abs(before - after).max() > 1e-3:
+            different.add(name.removeprefix("layers.1."))
+    assert different and set(changed) <= different
+    assert "residual" in keys or "embed" not in different
+    assert (different == set(changed) | {f"layers.{i}.{c}" for i in (0, 2) for c in changed}) is (
+        keys == 'rotate = "values"'
+    )
+
+
+def test_the_seed_turns_otherwise(checkpoint: Path, texts: dict[str, Path], tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        rest = f'[transform]\nrotate = "residual"\nseed = {seed}\n'
+        program = prepared(checkpoint, texts, tmp_path, rest).program
+        found.append(load_matrix(program.tensors[program.head()]))
+    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
+
+
+def test_a_rotation_that_unties_the_head_says_so(
+    tied: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    job = prepared(tied, texts, tmp_path, '[transform]\nrotate = "residual"\n')
+    assert job.program.head() != job.program.embedding()
+    assert any("stored twice" in warning for warning in job.warnings)
+    plain = prepared(tied, texts, tmp_path, '[transform]\nrotate = "values"\n')
+    assert not any("stored twice" in warning for warning in plain.warnings)
+
+
+# Parts taken out
+
+
+def test_layers_that_do_least_go(checkpoint: Path, texts: dict[str, Path], tmp_path: Path) -> None:
+    report = made(checkpoint, texts, tmp_path, "[prune]\nlayers = 1\n" + GATE)
+    job = prepared(checkpoint, texts, tmp_path, "[prune]\nlayers = 1\n")
+    assert len(attentions(job.reference)) == 3 and len(attentions(job.program)) == 2
+    assert job.calibration is not None
+    original = import_checkpoint(checkpoint).program
+    windows = job.windows(job.calibration, 1024)
+    least = least_influential(block_influence(original, windows, TensorStore()), 1)
+    removed = section(report.file, Section.META)["removed"]
+    assert removed["layers"] == {"removed": list(least), "of": 3}
+    assert removed == section(report.file, Section.CERTIFICATE)["removed"]
+    with Container(Path(report.file)) as container:
+        opcodes = [one.opcode for one in container.instructions]
+    assert opcodes.count(Opcode.ATTENTION) == 2
+    # measured against the whole model, not against what is left of it
+    assert report.quality is not None and report.quality["mean_kl"] > 0.01
+    weights = sum(np.prod(tensor.shape) for tensor in original.weights())
+    left = weights - (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)
+    assert removed["weights_before"] == weights and removed["weights_after"] == left
+    stored = section(report.file, Section.CERTIFICATE)["sizes"]["weight_bytes"]
+    assert removed["net_bits_per_weight"] == pytest.approx(8 * stored / weights)
+    norms = 2 * 64
+    before = import_checkpoint(checkpoint).meta["parameters"]
+    assert section(report.file, Section.META)["parameters"] == before - (weights - left) - norms
+
+
+@pytest.mark.parametrize("groups", ["0.5", "1"])
+def test_head_groups_and_channels_go(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, groups: str
+) -> None:
+    rest = f"[prune]\nhead_groups = {groups}\nchannels = 0.3\n"
+    job = prepared(checkpoint, texts, tmp_path, rest)
+    assert [(one.heads, one.kv_heads) for one in attentions(job.program)] == [(2, 1)] * 3
+    downs = [t for t in job.program.weights() if "mlp.down" in t.name]
+    assert [tensor.shape for tensor in downs] == [(64, 80)] * 3  # 0.7 * 96, up to whole tiles
+    assert job.removed["head_groups"] == {"removed": 3, "of": 6}
+    assert job.removed["channels"] == {"removed": 48, "of": 288}
+    assert not job.lossless
+
+
+def test_the_order_decides_what_later_passes_see(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    class Recorder(SilentProgress):
+        def stage(self, name: str, total: int) -> Any:
+            seen.append(name)
+            return super().stage(name, total)
+
+    amounts = "[prune]\nlayers = 1\nhead_groups = 0.5\nchannels = 0.3\n"
+    kinds = {"layers": 1, "head_groups": 3, "channels": 3}
+    for order in (None, ["channels", "layers", "head_groups"]):
+        seen.clear()
+        rest = amounts if order is None else amounts + f"order = {json.dumps(order)}\n"
+        job = prepare_job(settings(checkpoint, texts, tmp_path, rest), Recorder())
+        expected = order or ["layers", "head_groups", "channels"]
+        stages = [f"Pruning {part.replace('_', ' ')}" for part in expected]
+        assert [name for name in seen if name.startswith("Pruning")] == stages
+        # a pass that comes after the layers sees two of three
+        late = expected[expected.index("layers") + 1 :]
+        full = {"layers": 3, "head_groups": 6, "channels": 288}
+        for part in kinds:
+            share = 2 / 3 if part in late else 1
+            assert job.removed[part]["of"] == pytest.approx(full[part] * share), part
+
+
+def test_training_as_a_whole_aims_at_the_original(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    job = prepared(checkpoint, texts, tmp_path, "[prune]\nlayers = 1\n")
+    teacher = _teacher(job)
+    assert teacher is not None
+    tokens = torch.arange(40)[None]
+    assert torch.equal(teacher(tokens), execute(job.reference, tokens))
+    whole = prepared(checkpoint, texts, tmp_path, '[transform]\nrotate = "values"\n')
+    assert _teacher(whole) is None
+    # the divergence before training is that of the pruned model from the original
+    windows = [np.arange(first, first + 40, dtype=np.int64) for first in range(12)]
+    run = DistillSettings(steps=0, batch=2, rate=0.1, held=8)
+    apart = distill(job.program, {}, {}, windows, TensorStore(), run, teacher=teacher)
+    alone = distill(job.program, {}, {}, windows, TensorStore(), run)
+    p, q = (
+        torch.log_softmax(execute(one, torch.from_numpy(np.stack(windows[:8]))).double(), -1)
+        for one in (job.reference, job.program)
+    )
+    assert apart.before == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+    assert alone.before == pytest.approx(0, abs=1e-6)
+
+
+def test_superblocks_are_made_up_for_where_there_is_text(
+    texts: dict[str, Path], tmp_path: Path
+) -> None:
+    wide = {**SHAPE, "hidden_size": 256, "head_dim": 64, "intermediate_size": 512}
+    source = write_checkpoint(tmp_path / "wide", {**wide, "num_hidden_layers": 1}, deviation=0.05)
+    found = {}
+    cases = {
+        "wanda": '[prune]\nsuperblocks = 0.4\nscore = "wanda"\ncompensate = false\n',
+        "hessian": "[prune]\nsuperblocks = 0.4\n",
+    }
+    for name, rest in cases.items():
+        report = made(source, texts, tmp_path, rest + GATE, body="q8")
+        assert report.quality is not None
+        found[name] = report.quality["mean_kl"]
+        removed = section(report.file, Section.META)["removed"]["superblocks"]
+        assert removed["removed"] == pytest.approx(0.4 * removed["of"], rel=0.05)
+    assert found["hessian"] < found["wanda"]
+
+
+def test_sparsity_of_the_command_line_uses_the_text(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    real = draft_module.prune_superblocks
+
+    def watched(program: Any, windows: Any, encodings: Any, choice: Any, *rest: Any) -> Any:
+        calls.append(choice)
+        return real(program, windows, encodings, choice, *rest)
+
+    monkeypatch.setattr(draft_module, "prune_superblocks", watched)
+    given = {"calibration": texts["calibration"]}
+    made(checkpoint, given, tmp_path, "", body="q8", sparsity=0.2, certificate=False)
+    assert [(one.score, one.compensate) for one in calls] == [("hessian", True)]
+    calls.clear()
+    made(checkpoint, {}, tmp_path, "", body="q8", sparsity=0.2, certificate=False)
+    assert calls == []
+    assert section(str(tmp_path / "x.ingot"), Section.META)["removed"]["superblocks"]["removed"] > 0
+
+
+def test_passes_that_judge_by_text_need_some(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("lamp", encoding="utf-8")
+    for name, keys in (("prune", "layers = 1"), ("transform", "smooth = 0.5")):
+        with pytest.raises(InvalidArgumentError, match=f"recipe mine: section '{name}' judges"):
+            prepared(checkpoint, {"calibration": short}, tmp_path, f"[{name}]\n{keys}\n")
+    given = {"calibration": short}
+    assert prepared(checkpoint, given, tmp_path, '[transform]\nrotate = "both"\n').lossless
