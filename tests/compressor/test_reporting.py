@@ -25,18 +25,23 @@ from ingot.targets import load_target
 from ingot_compressor import compress as compress_module
 from ingot_compressor.compress import CompressOptions, compress
 from ingot_compressor.decode_rates import measure_rate
+from ingot_compressor.draft import Draft
 from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
+from ingot_compressor.job import prepare_job
 from ingot_compressor.json_values import finite_values
 from ingot_compressor.passes.budgets import token_seconds
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.hybrid import MeasuredPoint, compare_with_dense
+from ingot_compressor.passes.quantize import Sizes
+from ingot_compressor.progress import SilentProgress
 from ingot_compressor.reporting import page
 from ingot_compressor.reporting.curves import loss_curve, neighbour_plot, pareto_plot
-from ingot_compressor.reporting.facts import Facts
+from ingot_compressor.reporting.facts import Facts, gather_facts
 from ingot_compressor.reporting.page import ONE_FORMAT, OTHER_DEVICE, json_path, render_page
 from ingot_compressor.reporting.samples import Sample, greedy_reference
 from ingot_compressor.reporting.speed import measure_speed
+from ingot_compressor.training import TrainingFacts
 from tests.compressor.html_page import Page
 from tests.compressor.tiny_models import LLAMA, write_checkpoint
 
@@ -98,7 +103,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
             out = folder / f"{name}.ingot"
             compress(CompressOptions(out=out, report=report, **settings, **options))
     program = fuse(import_checkpoint(source).program)
-    return SimpleNamespace(folder=folder, program=program, plain=found[0], mix=found[1])
+    options = CompressOptions(out=folder / "plain.ingot", **settings)
+    names = {"folder": folder, "program": program, "options": options}
+    return SimpleNamespace(**names, plain=found[0], mix=found[1])
 
 
 def read(made: SimpleNamespace, name: str) -> str:
@@ -282,6 +289,11 @@ def test_a_mix_shows_its_curve_and_one_format_says_so(made: SimpleNamespace) -> 
 def test_the_curve_of_a_training_is_shown(made: SimpleNamespace) -> None:
     text = render_page(replace(made.plain, losses=(3.0, 2.0)))
     assert loss_curve((3.0, 2.0)) in text and "<polyline" not in render_page(made.plain)
+    training = TrainingFacts("trained as a whole: scales", losses=(3.0, 2.0))
+    draft = Draft(Sizes(1, 1.0, 1.0), {}, 7, training)
+    facts = gather_facts(prepare_job(made.options, SilentProgress()), draft, made.plain.result)
+    assert facts.losses == (3.0, 2.0) and facts.training["method"] == training.method
+    assert "losses" not in facts.training and facts.texts["calibration"]["tokens"] == 7
 
 
 def test_sparse_files_have_a_table_where_there_are_any(made: SimpleNamespace) -> None:

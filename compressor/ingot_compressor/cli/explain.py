@@ -24,8 +24,8 @@ nats, mean over tokens; lower is better.
   roles        only that matrix of every layer (q, k, v, o, gate_up, down) has the file's
   weights      each matrix of the worst layer alone
   sum          the parts added up. Near "all weights": the errors are independent, and a part's
-               share is what you gain by giving it more bits. Far below: errors meet and grow. Far above:
-               one part alone does most of the damage, the others add little to it.
+               share is what you gain by giving it more bits. Far below: errors meet and grow. Far
+               above: one part alone does most of the damage, the others add little to it.
   file         as the native runtime has it; what it has beyond "all weights" is lost by int8
                activations and float16 keys and values, not by the weights
   worst        the tokens and windows that differ most: look there for what calibration never saw

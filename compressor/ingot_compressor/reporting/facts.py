@@ -133,10 +133,10 @@ def _text(job: Job) -> Text | None:
 
 def _texts(job: Job, draft: Draft, certificate: Mapping[str, Any]) -> dict[str, Any]:
     """Return name, digest and tokens of what was calibrated and measured on, None for nothing."""
-    used = job.calibration
-    calibration = {"name": used.name, "sha256": used.sha256} if used is not None else None
-    if calibration is not None:
-        calibration |= {"tokens": str(draft.calibration_tokens)}
+    used, calibration = job.calibration, None
+    if used is not None:
+        tokens = draft.calibration_tokens
+        calibration = {"name": used.name, "sha256": used.sha256, "tokens": tokens}
     return {"calibration": calibration, "evaluation": certificate.get("evaluation")}
 
 
