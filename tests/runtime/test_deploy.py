@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deployment: over streams, and over a real ssh server on loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ingot.cli import main
+from ingot.container import replace_sections, write_container
+from ingot.deploy import Connection, Destination, Options, deploy, receive
+from ingot.deploy.frames import BANNER, Counted, Kind, read_frame, wait_for_banner, write_frame
+from ingot.errors import InvalidArgumentError, SignatureError, TransferError
+from ingot.format import Section
+from ingot.store import SignedManifest, Store, make_manifest, unsigned
+from ingot.store.canary import no_canary
+from tests.must_fail.tiny_file import contents
+from tests.runtime.loopback_ssh import NoServer, Server
+
+BLOB_BYTES = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A file of 3 MB, and the same with another small section."""
+    folder = tmp_path_factory.mktemp("deployed")
+    tiny, old, new = (folder / f"{name}.ingot" for name in ("tiny", "old", "new"))
+    write_container(tiny, contents())
+    blob = random.Random(5).randbytes(BLOB_BYTES)
+    replace_sections(tiny, old, {Section.TOKENIZER: blob})
+    replace_sections(old, new, {Section.CHAT: b'{"version": 2}'})
+    return [old, new]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    try:
+        found = Server(tmp_path_factory.mktemp("sshd"))
+    except NoServer as error:
+        pytest.skip(f"ssh: {error}")
+    yield found
+    found.stop()
+
+
+def manifest(path: Path) -> SignedManifest:
+    return unsigned(make_manifest(path, "chat", 1))
+
+
+def exchange(
+    folder: Path, signed: SignedManifest, frames: list[tuple[Kind, int, bytes]], **options: object
+) -> list[tuple[Kind, int, bytes]]:
+    """Let the far side take frames that are all there at once; return what it answers."""
+    asked, said = io.BytesIO(), io.BytesIO()
+    near = Counted(io.BytesIO(), asked)
+    head = json.dumps(options).encode()
+    write_frame(near, Kind.MANIFEST, head + signed.to_bytes(), len(head))
+    for kind, number, data in frames:
+        write_frame(near, kind, data, number)
+    asked.seek(0)
+    answered = None
+    try:
+        receive(folder, Counted(asked, said), no_canary)
+    except TransferError as error:
+        answered = error
+    said.seek(0)
+    streams, found = Counted(said, io.BytesIO()), []
+    wait_for_banner(streams)
+    while streams.received < len(said.getvalue()):
+        found.append(read_frame(streams))
+    if answered is not None:
+        found.append((Kind.REFUSED, -1, str(answered).encode()))
+    return found
+
+
+def test_the_far_side_asks_for_what_it_lacks(files: list[Path], tmp_path: Path) -> None:
+    signed, data = manifest(files[0]), files[0].read_bytes()
+    pieces = signed.manifest.pieces
+    frames = [(Kind.DATA, n, data[p.offset : p.offset + p.size]) for n, p in enumerate(pieces[:5])]
+    cut = exchange(tmp_path / "s", signed, frames)
+    assert [kind for kind, _, _ in cut] == [Kind.NEED, Kind.REFUSED]
+    assert b"ended in the middle" in cut[1][2]
+    need = json.loads(exchange(tmp_path / "s", signed, [(Kind.DONE, 1, b"")])[0][2])
+    assert need["resumed_bytes"] == sum(p.size for p in pieces[:5])
+    assert need["ranges"] == [[5, len(pieces) - 5]]
+
+
+def test_the_far_side_refuses_wrong_bytes_and_says_so(files: list[Path], tmp_path: Path) -> None:
+    answers = exchange(tmp_path / "s", manifest(files[0]), [(Kind.DATA, 0, b"wrong")])
+    assert answers[1][0] == Kind.REFUSED
+    assert "not those of the manifest" in json.loads(answers[1][2])["message"]
+
+
+def test_the_far_side_refuses_another_target(files: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "rpi.ingot"
+    meta = json.dumps({"target": "rpi5"}).encode()
+    replace_sections(files[0], path, {Section.META: meta})
+    signed = manifest(path)
+    kind, _, data = exchange(tmp_path / "s", signed, [(Kind.DONE, 1, b"")])[0]
+    assert kind == Kind.REFUSED and b"rpi5" in data
+    assert not (tmp_path / "s").exists()  # before anything is made there
+    kind, _, _ = exchange(tmp_path / "s", signed, [(Kind.DONE, 1, b"")], any_target=True)[0]
+    assert kind == Kind.NEED
+
+
+def test_what_a_login_shell_prints_is_skipped() -> None:
+    wait_for_banner(Counted(io.BytesIO(b"Welcome!\nLast login\n" + BANNER), io.BytesIO()))
+    with pytest.raises(TransferError, match="did not answer"):
+        wait_for_banner(Counted(io.BytesIO(b"Welcome!\n"), io.BytesIO()))
+    with pytest.raises(TransferError, match="kind 99"):
+        read_frame(Counted(io.BytesIO(b"\x63" + bytes(11)), io.BytesIO()))
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "folder"),
+    [
+        ("pi@board:models", "pi@board", "models"),
+        ("board:/srv/m x", "board", "/srv/m x"),
+        ("a@[::1]:~/m", "a@::1", "m"),
+    ],
+)
+def test_destinations(text: str, host: str, folder: str) -> None:
+    assert Destination.parse(text) == Destination(host, folder)
+    quoted = Connection().command(Destination.parse(text))[-1]
+    assert quoted.startswith("ingot store receive ") and "~" not in quoted
+
+
+@pytest.mark.parametrize("text", ["board", ":x", "-oProxyCommand=x:y", "a b:c", "board:"])
+def test_odd_destinations_are_refused(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="DIR"):
+        Destination.parse(text)
+
+
+def test_deploy_over_ssh_with_a_cut_and_an_update(
+    server: Server, files: list[Path], tmp_path: Path
+) -> None:
+    folder, old, new = tmp_path / "far", manifest(files[0]), manifest(files[1])
+    there = Destination(server.host, str(folder))
+
+    def send(index: int, signed: SignedManifest, connection: Connection) -> object:
+        return deploy(files[index], signed, there, connection, Options(any_target=True))
+
+    cut = server.cut_after(1_500_000)
+    with pytest.raises(TransferError, match="deploy again"):
+        send(0, old, Connection(cut, server.remote_ingot, retries=0))
+    assert not Store(folder).current("chat")
+    first = deploy(files[0], old, there, Connection(server.ssh, server.remote_ingot), Options())
+    assert first.resumed_bytes > 1_000_000
+    assert first.sent_bytes < 2_000_000 + len(old.body)
+    assert first.installed and Path(first.path).read_bytes() == files[0].read_bytes()
+    # The update passes over a link that breaks once by itself.
+    again = server.cut_after(100)
+    second = deploy(files[1], new, there, Connection(again, server.remote_ingot, 1), Options())
+    assert second.attempts == 2 and second.previous == old.manifest.version
+    assert second.missing_bytes < 0.01 * BLOB_BYTES
+    assert Path(second.path).read_bytes() == files[1].read_bytes()
+
+
+def test_refusals_come_back_as_what_they_are(
+    server: Server, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cryptography")
+    from ingot.store.signing import make_keys
+
+    folder = tmp_path / "far"
+    Store(folder, create=True).trust(make_keys(tmp_path / "key"))
+    there = Destination(server.host, str(folder))
+    connection = Connection(server.ssh, server.remote_ingot)
+    with pytest.raises(SignatureError, match="device refused.*not signed"):
+        deploy(files[0], manifest(files[0]), there, connection, Options())
+    words = ["deploy", str(files[0]), f"{server.host}:{folder}", "--ssh", server.ssh]
+    words += ["--remote-ingot", server.remote_ingot, "--key", str(tmp_path / "key"), "--json"]
+    assert main([*words, "--dry-run"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["installed"] and found["missing_bytes"] > BLOB_BYTES
+    assert main([*words[:-1], "--check", "false"]) == 1
+    assert "check after the switch" in capsys.readouterr().err
+
+
+def test_a_device_without_ingot(server: Server, files: list[Path]) -> None:
+    connection = Connection(server.ssh, "no-such-ingot", 0)
+    with pytest.raises(InvalidArgumentError, match="ingot bundle"):
+        deploy(files[0], manifest(files[0]), Destination(server.host, "x"), connection, Options())
