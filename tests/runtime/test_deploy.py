@@ -19,6 +19,7 @@ from ingot.errors import InvalidArgumentError, SignatureError, TransferError
 from ingot.format import Section
 from ingot.store import SignedManifest, Store, make_manifest, unsigned
 from ingot.store.canary import no_canary
+from ingot.store.manifest import PIECE_BYTES
 from tests.must_fail.tiny_file import contents
 from tests.runtime.loopback_ssh import NoServer, Server
 
@@ -80,13 +81,18 @@ def exchange(
 def test_the_far_side_asks_for_what_it_lacks(files: list[Path], tmp_path: Path) -> None:
     signed, data = manifest(files[0]), files[0].read_bytes()
     pieces = signed.manifest.pieces
-    frames = [(Kind.DATA, n, data[p.offset : p.offset + p.size]) for n, p in enumerate(pieces[:5])]
-    cut = exchange(tmp_path / "s", signed, frames)
+    full = [n for n, p in enumerate(pieces) if p.size == PIECE_BYTES][:5]
+    content = [data[p.offset : p.offset + p.size] for p in pieces]
+    cut = exchange(tmp_path / "s", signed, [(Kind.DATA, n, content[n]) for n in full])
     assert [kind for kind, _, _ in cut] == [Kind.NEED, Kind.REFUSED]
     assert b"ended in the middle" in cut[1][2]
     need = json.loads(exchange(tmp_path / "s", signed, [(Kind.DONE, 1, b"")])[0][2])
-    assert need["resumed_bytes"] == sum(p.size for p in pieces[:5])
-    assert need["ranges"] == [[5, len(pieces) - 5]]
+    # A file that was made at full length reads as zeros where nothing came yet.
+    here = {n for n, piece in enumerate(content) if n in full or not any(piece)}
+    asked = {n for first, count in need["ranges"] for n in range(first, first + count)}
+    assert asked == set(range(len(pieces))) - here
+    assert need["resumed_bytes"] == sum(pieces[n].size for n in here)
+    assert need["missing_bytes"] == sum(pieces[n].size for n in asked)
 
 
 def test_the_far_side_refuses_wrong_bytes_and_says_so(files: list[Path], tmp_path: Path) -> None:
@@ -170,7 +176,7 @@ def test_refusals_come_back_as_what_they_are(
     Store(folder, create=True).trust(make_keys(tmp_path / "key"))
     there = Destination(server.host, str(folder))
     connection = Connection(server.ssh, server.remote_ingot)
-    with pytest.raises(SignatureError, match="device refused.*not signed"):
+    with pytest.raises(SignatureError, match=r"device refused.*not signed"):
         deploy(files[0], manifest(files[0]), there, connection, Options())
     words = ["deploy", str(files[0]), f"{server.host}:{folder}", "--ssh", server.ssh]
     words += ["--remote-ingot", server.remote_ingot, "--key", str(tmp_path / "key"), "--json"]
