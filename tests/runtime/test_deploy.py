@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,15 @@ import pytest
 from ingot.cli import main
 from ingot.container import replace_sections, write_container
 from ingot.deploy import Connection, Destination, Options, deploy, receive
-from ingot.deploy.frames import BANNER, Counted, Kind, read_frame, wait_for_banner, write_frame
+from ingot.deploy.frames import (
+    BANNER,
+    Counted,
+    Kind,
+    PatientInput,
+    read_frame,
+    wait_for_banner,
+    write_frame,
+)
 from ingot.errors import InvalidArgumentError, SignatureError, TransferError
 from ingot.format import Section
 from ingot.store import SignedManifest, Store, make_manifest, unsigned
@@ -53,19 +63,21 @@ def manifest(path: Path) -> SignedManifest:
 
 
 def exchange(
-    folder: Path, signed: SignedManifest, frames: list[tuple[Kind, int, bytes]], **options: object
+    folder: Path,
+    signed: SignedManifest,
+    frames: list[tuple[Kind, int, bytes]],
+    options: Options | None = None,
 ) -> list[tuple[Kind, int, bytes]]:
     """Let the far side take frames that are all there at once; return what it answers."""
     asked, said = io.BytesIO(), io.BytesIO()
     near = Counted(io.BytesIO(), asked)
-    head = json.dumps(options).encode()
-    write_frame(near, Kind.MANIFEST, head + signed.to_bytes(), len(head))
+    write_frame(near, Kind.MANIFEST, signed.to_bytes())
     for kind, number, data in frames:
         write_frame(near, kind, data, number)
     asked.seek(0)
     answered = None
     try:
-        receive(folder, Counted(asked, said), no_canary)
+        receive(folder, Counted(asked, said), no_canary, options)
     except TransferError as error:
         answered = error
     said.seek(0)
@@ -109,7 +121,8 @@ def test_the_far_side_refuses_another_target(files: list[Path], tmp_path: Path) 
     kind, _, data = exchange(tmp_path / "s", signed, [(Kind.DONE, 1, b"")])[0]
     assert kind == Kind.REFUSED and b"rpi5" in data
     assert not (tmp_path / "s").exists()  # before anything is made there
-    kind, _, _ = exchange(tmp_path / "s", signed, [(Kind.DONE, 1, b"")], any_target=True)[0]
+    anyway = Options(any_target=True)
+    kind, _, _ = exchange(tmp_path / "s", signed, [(Kind.DONE, 1, b"")], anyway)[0]
     assert kind == Kind.NEED
 
 
@@ -131,8 +144,28 @@ def test_what_a_login_shell_prints_is_skipped() -> None:
 )
 def test_destinations(text: str, host: str, folder: str) -> None:
     assert Destination.parse(text) == Destination(host, folder)
-    quoted = Connection().command(Destination.parse(text))[-1]
+    quoted = Connection().command(Destination.parse(text), Options())[-1]
     assert quoted.startswith("ingot store receive ") and "~" not in quoted
+
+
+def test_the_far_side_is_told_on_its_command_line_only() -> None:
+    options = Options(no_canary=True, check="a 'b'; c")
+    words = shlex.split(Connection().command(Destination("board", "m"), options)[-1])
+    assert words == ["ingot", "store", "receive", "m", "--no-canary", "--check", "a 'b'; c"]
+
+
+def test_the_far_side_does_not_wait_for_ever() -> None:
+    read_end, write_end = os.pipe()
+    try:
+        os.write(write_end, b"one\ntwo")
+        patient = PatientInput(read_end, 0.05)
+        assert patient.readline(100) == b"one\n"
+        assert patient.read(2) == b"tw"
+        with pytest.raises(TransferError, match="nothing came"):
+            patient.read(2)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
 
 
 @pytest.mark.parametrize("text", ["board", ":x", "-oProxyCommand=x:y", "a b:c", "board:"])

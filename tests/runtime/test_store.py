@@ -218,6 +218,20 @@ def test_what_died_in_its_check_is_undone(files: list[Path], tmp_path: Path) -> 
     assert store.recover() == []
 
 
+def test_the_next_change_undoes_a_trial_first(files: list[Path], tmp_path: Path) -> None:
+    store = Store(tmp_path / "s", create=True)
+    (a,) = fill(store, files[:1])
+
+    def die(path: Path) -> CanaryReport:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        install_file(store, files[1], manifest(files[1]), no_canary, die)
+    done = install_file(store, files[2], manifest(files[2]), no_canary)
+    assert done.previous == a
+    assert store.rollback("chat") == a
+
+
 def test_isolated_canaries_survive_crashes_and_hangs(tmp_path: Path) -> None:
     def crash(path: Path) -> CanaryReport:
         os.kill(os.getpid(), 11)

@@ -27,7 +27,10 @@ The device needs ssh and an installed ingot (`ingot bundle` makes an offline ins
 profile are checked before anything is sent. Only pieces that no version on the device has are sent;
 after a cut, deploy again goes on where it stopped. The device checks all digests, runs the file's
 conformance vectors, and only then switches: models/NAME/current.ingot is the old or the new version
-at every moment. If --check fails after the switch, the device goes back by itself."""
+at every moment. If --check fails after the switch, the device goes back by itself.
+
+A key that may only bring models: command="ingot store receive models" in the device's
+authorized_keys; `ingot store trust` there says whose."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -67,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     except InvalidArgumentError as error:
         raise UsageError(str(error)) from error
     connection = Connection(args.ssh, args.remote_ingot, args.retries)
-    options = Options(args.dry_run, args.any_target, args.allow_older, args.no_canary, args.check)
+    options = Options(args.any_target, args.allow_older, args.no_canary, args.check)
     signed = signed_manifest(args)
-    done = deploy(args.file, signed, destination, connection, options, _progress())
+    done = deploy(args.file, signed, destination, connection, options, _progress(), args.dry_run)
     if args.json:
         print(json.dumps(dataclasses.asdict(done)))
     else:

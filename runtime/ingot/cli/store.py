@@ -13,7 +13,8 @@ from pathlib import Path
 from ingot.cli.arguments import Subparsers, add_command, add_file
 from ingot.cli.signing import add_signing, signed_manifest
 from ingot.cli.table import print_table
-from ingot.deploy.frames import Counted
+from ingot.deploy.frames import Counted, PatientInput
+from ingot.deploy.options import Options
 from ingot.deploy.receiver import receive
 from ingot.errors import TransferError
 from ingot.store import Store, default_canary, install_file
@@ -61,7 +62,9 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         actions, "trust", "take only what this key, or one trusted before, signed", _trust
     )
     trust.add_argument("key", metavar="KEY.pub", type=Path)
-    _action(actions, "receive", "the far side of `ingot deploy`", _receive)
+    receiver = _action(actions, "receive", "the far side of `ingot deploy`", _receive)
+    _add_install(receiver)
+    receiver.add_argument("--any-target", action="store_true", help="also what is for others")
     keygen = _action(actions, "keygen", "make a key pair: FILE and FILE.pub", _keygen, False)
     keygen.add_argument("key", metavar="FILE", type=Path)
     sign = _action(actions, "sign", "write a signed manifest for a file", _sign, False)
@@ -93,7 +96,9 @@ def _action(
 
 def _add_install(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-canary", action="store_true", help="switch without trying the file")
-    parser.add_argument("--check", metavar="COMMAND", help="run after the switch; else go back")
+    parser.add_argument(
+        "--check", default="", metavar="COMMAND", help="run after the switch; else go back"
+    )
     parser.add_argument("--allow-older", action="store_true", help="also an older signed version")
 
 
@@ -169,9 +174,11 @@ def _trust(args: argparse.Namespace) -> int:
 
 def _receive(args: argparse.Namespace) -> int:
     """Serve a deployment; standard output belongs to it alone."""
-    streams = Counted(sys.stdin.buffer, sys.stdout.buffer)
+    streams = Counted(PatientInput(sys.stdin.fileno()), sys.stdout.buffer)
+    options = Options(args.any_target, args.allow_older, args.no_canary, args.check)
     try:
-        return 0 if receive(args.store, streams, default_canary()) else 1
+        receive(args.store, streams, default_canary(), options)
+        return 0
     except TransferError as error:
         print(f"ingot: error: {error}", file=sys.stderr)
         return 1

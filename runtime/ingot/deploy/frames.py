@@ -4,7 +4,7 @@
 ```
 near side                                far side: ingot store receive DIR
                                     <──  BANNER, one line; a login shell may print before it
-MANIFEST  options, then manifest    ──>
+MANIFEST  and its signature         ──>
                                     <──  NEED  piece numbers as ranges, figures, remarks
 DATA number, bytes   (many)         ──>
 DONE                                ──>
@@ -17,9 +17,11 @@ A frame is its kind, a number and a size, each four bytes little-endian, then it
 from __future__ import annotations
 
 import json
+import os
+import select
 import struct
 from enum import IntEnum
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from ingot.errors import TransferError
 
@@ -27,6 +29,7 @@ __all__ = [
     "BANNER",
     "Counted",
     "Kind",
+    "PatientInput",
     "read_frame",
     "read_values",
     "wait_for_banner",
@@ -38,6 +41,31 @@ BANNER = b"ingot store receive 1\n"
 _HEADER = struct.Struct("<III")
 _MOST_NOISE = 1 << 16
 _MOST_BYTES = 1 << 28
+_BLOCK = 1 << 18
+
+
+class Source(Protocol):
+    """What is read from: a binary file, or PatientInput."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, fewer at the end."""
+        ...
+
+    def readline(self, size: int = -1, /) -> bytes:
+        """Return bytes up to the end of a line."""
+        ...
+
+
+class Sink(Protocol):
+    """What is written to: a binary file."""
+
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Take all bytes."""
+        ...
+
+    def flush(self) -> None:
+        """Send them."""
+        ...
 
 
 class Kind(IntEnum):
@@ -54,7 +82,7 @@ class Kind(IntEnum):
 class Counted:
     """A pair of streams that counts what passes. Units: bytes."""
 
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+    def __init__(self, source: Source, sink: Sink) -> None:
         """Take the streams; closing them stays with who made them."""
         self._source = source
         self._sink = sink
@@ -92,6 +120,50 @@ class Counted:
             self._sink.flush()
         except (OSError, ValueError) as error:
             raise TransferError(f"the connection broke: {error}") from error
+
+
+class PatientInput:
+    """Reads a descriptor, and gives up when nothing comes for a while.
+
+    A link that is cut in the middle may never be reported to the far side, which holds its store's
+    lock meanwhile.
+    """
+
+    def __init__(self, descriptor: int, idle_s: float = 30.0) -> None:
+        """Read a descriptor that stays somebody else's."""
+        self._descriptor = descriptor
+        self._idle_s = idle_s
+        self._left = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, fewer at the end of the stream. Raises: TransferError."""
+        blocks = [self._left]
+        found = len(self._left)
+        while found < size:
+            block = self._next()
+            if not block:
+                break
+            blocks.append(block)
+            found += len(block)
+        data = b"".join(blocks)
+        self._left = data[size:]
+        return data[:size]
+
+    def readline(self, size: int = -1) -> bytes:
+        """Return bytes up to the end of a line. Raises: TransferError."""
+        while b"\n" not in self._left and len(self._left) < size:
+            block = self._next()
+            if not block:
+                break
+            self._left += block
+        end = min(self._left.find(b"\n") + 1 or len(self._left), size)
+        line, self._left = self._left[:end], self._left[end:]
+        return line
+
+    def _next(self) -> bytes:
+        if not select.select([self._descriptor], [], [], self._idle_s)[0]:
+            raise TransferError(f"nothing came for {self._idle_s:g} s")
+        return os.read(self._descriptor, _BLOCK)
 
 
 def wait_for_banner(streams: Counted) -> None:

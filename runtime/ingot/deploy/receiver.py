@@ -10,9 +10,9 @@ from ingot.deploy.frames import (
     Counted,
     Kind,
     read_frame,
-    read_values,
     write_values,
 )
+from ingot.deploy.options import Options
 from ingot.errors import IngotError, InvalidArgumentError, TransferError
 from ingot.store.canary import Canary, command_check, no_canary
 from ingot.store.incoming import Incoming
@@ -23,7 +23,7 @@ from ingot.store.store import Store
 __all__ = ["receive"]
 
 
-def receive(folder: Path, streams: Counted, canary: Canary) -> bool:
+def receive(folder: Path, streams: Counted, canary: Canary, options: Options | None = None) -> bool:
     """Serve one deployment into a store, made if it is not there; return whether it was installed.
 
     What is refused is told to the near side; a cut leaves the partial file for the next time.
@@ -32,7 +32,7 @@ def receive(folder: Path, streams: Counted, canary: Canary) -> bool:
     streams.write(BANNER)
     streams.flush()
     try:
-        return _serve(folder, streams, canary)
+        return _serve(folder, streams, canary, options or Options())
     except TransferError:
         raise
     except (IngotError, OSError) as error:
@@ -40,17 +40,17 @@ def receive(folder: Path, streams: Counted, canary: Canary) -> bool:
         return False
 
 
-def _serve(folder: Path, streams: Counted, canary: Canary) -> bool:
-    kind, size, data = read_frame(streams)
-    if kind != Kind.MANIFEST or size > len(data):
+def _serve(folder: Path, streams: Counted, canary: Canary, options: Options) -> bool:
+    kind, _, data = read_frame(streams)
+    if kind != Kind.MANIFEST:
         raise TransferError(f"a manifest was due, found {kind.name}")
-    options, signed = read_values(data[:size]), SignedManifest.from_bytes(data[size:])
+    signed = SignedManifest.from_bytes(data)
     fit = check_profile(signed.manifest.requirements)
-    if fit.problems and not options.get("any_target"):
+    if fit.problems and not options.any_target:
         raise InvalidArgumentError(f"{'; '.join(fit.problems)} (--any-target sends it anyway)")
     store = Store(folder, create=True)
     with store.locked():
-        incoming = store.begin(signed, bool(options.get("allow_older")))
+        incoming = store.begin(signed, options.allow_older)
         write_values(
             streams,
             Kind.NEED,
@@ -64,9 +64,9 @@ def _serve(folder: Path, streams: Counted, canary: Canary) -> bool:
         )
         if not _take(streams, incoming):
             return False
-        chosen = no_canary if options.get("no_canary") else canary
-        command = str(options.get("check") or "")
-        done = store.commit(incoming, chosen, command_check(command) if command else None)
+        chosen = no_canary if options.no_canary else canary
+        check = command_check(options.check) if options.check else None
+        done = store.commit(incoming, chosen, check)
     write_values(
         streams,
         Kind.INSTALLED,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shlex
 import subprocess
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from ingot import errors
 from ingot.container import Container
@@ -25,10 +24,17 @@ from ingot.deploy.frames import (
     wait_for_banner,
     write_frame,
 )
-from ingot.errors import FormatError, IngotError, InvalidArgumentError, TransferError
+from ingot.deploy.options import Options
+from ingot.errors import (
+    FormatError,
+    IngotError,
+    InvalidArgumentError,
+    StateError,
+    TransferError,
+)
 from ingot.store.signing import SignedManifest
 
-__all__ = ["Connection", "Deployment", "Destination", "Options", "deploy"]
+__all__ = ["Connection", "Deployment", "Destination", "deploy"]
 
 _DESTINATION = re.compile(
     r"(?:(?P<user>[^@:/\s]+)@)?(?P<host>\[[^\]\s]+\]|[^@:/\s]+):(?P<folder>.+)"
@@ -67,25 +73,15 @@ class Connection:
     remote_ingot: str = "ingot"
     retries: int = 3
 
-    def command(self, destination: Destination) -> list[str]:
+    def command(self, destination: Destination, options: Options) -> list[str]:
         """Return the whole command."""
         words = shlex.split(self.ssh)
         if not words:
             raise InvalidArgumentError("the ssh command is empty")
         alive = _ALIVE if Path(words[0]).name == "ssh" else ()
         remote = f"{self.remote_ingot} store receive {shlex.quote(destination.folder)}"
+        remote = f"{remote} {options.words()}".rstrip()
         return [*words, *alive, "--", destination.host, remote]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the far side is asked to do."""
-
-    dry_run: bool = False
-    any_target: bool = False
-    allow_older: bool = False
-    no_canary: bool = False
-    check: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +115,12 @@ def deploy(
     connection: Connection,
     options: Options,
     progress: Progress = lambda sent, total: None,
+    dry_run: bool = False,
 ) -> Deployment:
     """Bring a file into the store of another device, and make it current there.
 
-    `progress(sent, total)` is called with the bytes of the pieces as they go.
+    `progress(sent, total)` is called with the bytes of the pieces as they go. `dry_run` ends once
+    the device has said what it lacks.
     Raises: TransferError if the connection breaks more often than `retries` says; what the far
         side refuses comes as the exception that it had there.
     """
@@ -130,10 +128,10 @@ def deploy(
     for attempt in range(1, connection.retries + 2):
         streams: Counted | None = None
         try:
-            with _connected(connection.command(destination)) as streams:
-                answers = _send(file, signed, streams, options, progress)
+            with _connected(connection.command(destination, options)) as streams:
+                answers = _send(file, signed, streams, progress, dry_run)
             break
-        except TransferError:
+        except (TransferError, StateError):  # cut, or the store is busy with what was cut
             if streams is None or attempt > connection.retries:
                 raise
             time.sleep(min(_LONGEST_WAIT_S, 0.5 * 2**attempt))
@@ -171,10 +169,9 @@ def _connected(command: list[str]) -> Iterator[Counted]:
         except OSError as error:
             raise InvalidArgumentError(f"{command[0]} cannot be started: {error}") from error
         try:
-            streams = Counted(
-                cast("IO[bytes]", process.stdout),  # type: ignore[arg-type]
-                cast("IO[bytes]", process.stdin),  # type: ignore[arg-type]
-            )
+            if process.stdout is None or process.stdin is None:
+                raise TransferError("the connection has no streams")
+            streams = Counted(process.stdout, process.stdin)
             yield streams
         except TransferError as error:
             _close(process)
@@ -214,21 +211,14 @@ def _explained(
 
 
 def _send(
-    file: Path, signed: SignedManifest, streams: Counted, options: Options, progress: Progress
+    file: Path, signed: SignedManifest, streams: Counted, progress: Progress, dry_run: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Do one deployment; return what was needed and what was done."""
     wait_for_banner(streams)
-    asked = {
-        "any_target": options.any_target,
-        "allow_older": options.allow_older,
-        "no_canary": options.no_canary,
-        "check": options.check,
-    }
-    head = json.dumps(asked).encode()
-    write_frame(streams, Kind.MANIFEST, head + signed.to_bytes(), len(head))
+    write_frame(streams, Kind.MANIFEST, signed.to_bytes())
     streams.flush()
     need = _answer(streams, Kind.NEED)
-    if options.dry_run:
+    if dry_run:
         write_frame(streams, Kind.DONE, number=1)
         streams.flush()
         return need, {}

@@ -146,10 +146,13 @@ class Store:
     def begin(self, signed: SignedManifest, allow_older: bool = False) -> Incoming:
         """Start or go on with taking in a version; the caller holds the lock until commit.
 
+        What an earlier change left on trial is undone first.
+
         Raises: SignatureError; StorageError also for lack of space; StateError without the lock.
         """
         self._require_lock()
         self.admit(signed, allow_older)
+        self.recover()
         present = self.objects.has(signed.manifest.version)
         folder = self.folder / "incoming"
         if not present:
