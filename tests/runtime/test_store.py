@@ -182,7 +182,7 @@ def test_a_canary_decides_before_the_switch(files: list[Path], tmp_path: Path) -
         install_file(store, files[1], manifest(files[1]), canary)
     assert seen == [files[1].read_bytes()]
     assert store.current("chat") == a
-    assert store.gc().debris == 1  # the file that was refused
+    assert store.gc().debris == 2  # the file that was refused, and its manifest
 
 
 def test_a_failed_check_after_the_switch_goes_back(files: list[Path], tmp_path: Path) -> None:
@@ -378,6 +378,7 @@ def test_every_rename_is_of_bytes_on_the_disk(
     def rename(source: Path, destination: Path) -> None:
         renames.append((str(source), str(destination), os.path.islink(source)))
         assert os.path.islink(source) or synced[str(source)], f"{source} was not synced"
+        synced[str(destination)] = synced.pop(str(source), 0)
         real_replace(source, destination)
         pending.append(str(Path(destination).parent))
 
