@@ -24,8 +24,13 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 """
-# Cuts the way to the far side after some bytes: what a dropped link does, at a chosen place.
-CUT = '#!/bin/sh\n[ -e "{mark}" ] && exec {ssh} "$@"\ntouch "{mark}"\nhead -c {size} | {ssh} "$@"\n'
+# Cuts the way to the far side after some bytes: what a dropped link does, at a chosen place. dd,
+# since it passes on what it has; others gather it first.
+CUT = """#!/bin/sh
+[ -e "{mark}" ] && exec {ssh} "$@"
+touch "{mark}"
+dd bs=65536 count={size} iflag=count_bytes status=none | {ssh} "$@"
+"""
 
 
 class NoServer(Exception):

@@ -129,7 +129,7 @@ class PatientInput:
     lock meanwhile.
     """
 
-    def __init__(self, descriptor: int, idle_s: float = 30.0) -> None:
+    def __init__(self, descriptor: int, idle_s: float = 60.0) -> None:
         """Read a descriptor that stays somebody else's."""
         self._descriptor = descriptor
         self._idle_s = idle_s
