@@ -70,10 +70,10 @@ class Server:
         settings = " ".join(f"{name}='{os.environ.get(name, '')}'" for name in names)
         return f"env {settings} '{sys.executable}' -m ingot"
 
-    def cut_after(self, size: int) -> str:
+    def cut_after(self, size: int, name: str = "cut") -> str:
         """Return an ssh whose first connection breaks after so many bytes."""
-        script = self.folder / f"cut-{size}"
-        mark = self.folder / f"cut-{size}.done"
+        script = self.folder / f"{name}-{size}"
+        mark = self.folder / f"{name}-{size}.done"
         mark.unlink(missing_ok=True)
         script.write_text(CUT.format(size=size, ssh=self.ssh, mark=mark), encoding="utf-8")
         script.chmod(0o755)

@@ -15,7 +15,7 @@ import pytest
 
 from ingot.cli import main
 from ingot.container import replace_sections, write_container
-from ingot.deploy import Connection, Destination, Options, deploy, receive
+from ingot.deploy import Connection, Deployment, Destination, Options, deploy, receive
 from ingot.deploy.frames import (
     BANNER,
     Counted,
@@ -25,7 +25,7 @@ from ingot.deploy.frames import (
     wait_for_banner,
     write_frame,
 )
-from ingot.errors import InvalidArgumentError, SignatureError, TransferError
+from ingot.errors import CanaryError, InvalidArgumentError, SignatureError, TransferError
 from ingot.format import Section
 from ingot.store import SignedManifest, Store, make_manifest, unsigned
 from ingot.store.canary import no_canary
@@ -180,23 +180,28 @@ def test_deploy_over_ssh_with_a_cut_and_an_update(
     folder, old, new = tmp_path / "far", manifest(files[0]), manifest(files[1])
     there = Destination(server.host, str(folder))
 
-    def send(index: int, signed: SignedManifest, connection: Connection) -> object:
-        return deploy(files[index], signed, there, connection, Options(any_target=True))
+    unseen = Options(no_canary=True)
 
-    cut = server.cut_after(1_500_000)
+    def send(index: int, signed: SignedManifest, ssh: str, options: Options) -> Deployment:
+        connection = Connection(ssh, server.remote_ingot, 1 if "again" in ssh else 0)
+        return deploy(files[index], signed, there, connection, options)
+
     with pytest.raises(TransferError, match="deploy again"):
-        send(0, old, Connection(cut, server.remote_ingot, retries=0))
+        send(0, old, server.cut_after(1_500_000, "cut"), unseen)
     assert not Store(folder).current("chat")
-    first = deploy(files[0], old, there, Connection(server.ssh, server.remote_ingot), Options())
+    first = send(0, old, server.ssh, unseen)
     assert first.resumed_bytes > 1_000_000
     assert first.sent_bytes < 2_000_000 + len(old.body)
     assert first.installed and Path(first.path).read_bytes() == files[0].read_bytes()
+    # Random weights give no number: the device tries that before it switches.
+    with pytest.raises(CanaryError, match=r"device refused.*not finite"):
+        send(1, new, server.ssh, Options())
+    assert Store(folder).current("chat") == old.manifest.version
     # The update passes over a link that breaks once by itself.
-    again = server.cut_after(100)
-    second = deploy(files[1], new, there, Connection(again, server.remote_ingot, 1), Options())
+    second = send(1, new, server.cut_after(100, "again"), unseen)
     assert second.attempts == 2 and second.previous == old.manifest.version
-    assert second.missing_bytes < 0.01 * BLOB_BYTES
     assert Path(second.path).read_bytes() == files[1].read_bytes()
+    assert second.missing_bytes == 0  # they came with the attempt that was refused
 
 
 def test_refusals_come_back_as_what_they_are(
@@ -215,8 +220,8 @@ def test_refusals_come_back_as_what_they_are(
     words += ["--remote-ingot", server.remote_ingot, "--key", str(tmp_path / "key"), "--json"]
     assert main([*words, "--dry-run"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert not found["installed"] and found["missing_bytes"] > BLOB_BYTES
-    assert main([*words[:-1], "--check", "false"]) == 1
+    assert not found["installed"] and found["missing_bytes"] > BLOB_BYTES  # and nothing came
+    assert main([*words[:-1], "--no-canary", "--check", "false"]) == 1
     assert "check after the switch" in capsys.readouterr().err
 
 
