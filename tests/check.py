@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import native, package, source, suite
+from tests.checks import native, package, source, suite, updates
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -32,6 +32,9 @@ STEPS: dict[str, Callable[[], None]] = {
     "wheel": package.wheel,
     "examples": package.examples,
     "slow": suite.slow_tests,
+    "kills": updates.kills,
+    "deploy": updates.deployment,
+    "bundle": updates.bundle,
     "address": native.address_sanitizer,
     "threads": native.thread_sanitizer,
     "fuzz": native.fuzz,

@@ -38,6 +38,9 @@ COMMANDS = {
     "verify": Command("ingot.cli.verify", "check a file and this machine's arithmetic on it"),
     "bench": Command("ingot.cli.bench", "measure speed against the memory's own"),
     "tune": Command("ingot.cli.tune", "choose threads and kernels by measurement"),
+    "store": Command("ingot.cli.store", "keep models and their versions on a device"),
+    "deploy": Command("ingot.cli.deploy", "bring a file onto a device over ssh"),
+    "bundle": Command("ingot.cli.bundle", "make a folder that installs a model without network"),
     "targets": Command("ingot.cli.targets", "list and show device profiles"),
 }
 
