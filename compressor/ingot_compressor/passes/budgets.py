@@ -11,6 +11,7 @@ import numpy as np
 from ingot.errors import InvalidArgumentError
 from ingot.format import TENSOR_ALIGNMENT, Dtype, Opcode, Role
 from ingot.packing import packed_bytes, payload_bytes, round_up
+from ingot.prediction import WEIGHT_TIME_SHARE, Stream, weight_seconds
 from ingot_compressor.ir import Program, Tensor
 from ingot_compressor.numerics import Encoding, group_of
 from ingot_compressor.numerics.knapsack import InfeasibleError, Row
@@ -24,12 +25,9 @@ __all__ = [
     "Options",
     "limit_rows",
     "section_bytes",
+    "streams",
     "token_seconds",
 ]
-
-# The share of a token's time that weights take; the rest is attention, norms and waiting. From the
-# bars "decode / ceiling" of tests/benchmarks/results.md, 0.77 to 1.06.
-WEIGHT_TIME_SHARE = 0.85
 
 # What each weight may be stored as, by name.
 Options = Mapping[str, Sequence[Encoding]]
@@ -163,13 +161,20 @@ def token_seconds(
     Units: `rates` in bytes per second by format.
     Raises: InvalidArgumentError for a format without a rate.
     """
-    seconds = 0.0
+    named = {dtype.name.lower(): rate for dtype, rate in rates.items()}
+    return weight_seconds(streams(program, stored), named)
+
+
+def streams(program: Program, stored: Mapping[str, tuple[Dtype, int]]) -> tuple[Stream, ...]:
+    """Return what one token reads of each weight, from its format and stored bytes.
+
+    The head is read for the last token of a prompt only.
+    """
+    head, found = program.head(), []
     for name, rows in _rows_per_token(program).items():
-        dtype, size = stored[name]
-        if dtype not in rates:
-            raise InvalidArgumentError(f"no decode rate for format {dtype.name.lower()}")
-        seconds += rows / program.tensors[name].shape[0] * size / rates[dtype]
-    return seconds
+        (dtype, size), (n, k) = stored[name], program.tensors[name].shape
+        found.append(Stream(dtype.name.lower(), rows / n * size, rows * k, name != head))
+    return tuple(found)
 
 
 def _rows_per_token(program: Program) -> dict[str, int]:
