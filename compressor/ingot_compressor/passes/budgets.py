@@ -27,6 +27,7 @@ __all__ = [
     "section_bytes",
     "streams",
     "token_seconds",
+    "weights_section_bytes",
 ]
 
 # What each weight may be stored as, by name.
@@ -85,6 +86,12 @@ def section_bytes(tensor: Tensor, encoding: Encoding) -> int:
     n, k = tensor.shape
     group = group_of(encoding.dtype, encoding.group)
     return round_up(packed_bytes(encoding.dtype, n, k, group), TENSOR_ALIGNMENT)
+
+
+def weights_section_bytes(program: Program, encodings: Mapping[str, Encoding]) -> int:
+    """Return the bytes of the weights section of an assignment, norms and tables included."""
+    weights = sum(section_bytes(one, encodings[one.name]) for one in program.weights())
+    return weights + _constant_bytes(program)
 
 
 def limit_rows(program: Program, options: Options, budgets: Budgets) -> list[Row]:
