@@ -100,7 +100,8 @@ def test_what_does_not_fit_says_which_context_would(large: Path) -> None:
 
 def test_a_plan_is_what_the_file_then_has(tmp_path: Path) -> None:
     """Weights, memory at every context and speed are those of the file that compress makes."""
-    source = write_checkpoint(tmp_path / "tiny", {**QWEN2, "hidden_size": 128, "head_dim": 32})
+    sizes = {"hidden_size": 128, "head_dim": 32, "intermediate_size": 192}
+    source = write_checkpoint(tmp_path / "tiny", {**QWEN2, **sizes})
     out = tmp_path / "tiny.ingot"
     compress(CompressOptions(source, out, target=ONE, preset="draft", certificate=False))
     before = next(row for row in planned(source).rows if "draft" in row.presets)
