@@ -251,5 +251,17 @@ def _read(path: Path, line: int, row: dict[str, str]) -> Result:
         raise InvalidArgumentError(
             f"{path}:{line}: expected a quantity, positive figures, a source"
         )
-    texts = {key: row[key] for key in COLUMNS[:6]}
-    return Result(**texts, **numbers, tokens=tokens, source=row["source"])
+    return Result(
+        quantity=row["quantity"],
+        target=row["target"],
+        backend=row["backend"],
+        model=row["model"],
+        format=row["format"],
+        runtime=row["runtime"],
+        body_gw=numbers["body_gw"],
+        head_gw=numbers["head_gw"],
+        gb_per_token=numbers["gb_per_token"],
+        tokens=tokens,
+        value=numbers["value"],
+        source=row["source"],
+    )

@@ -6,7 +6,7 @@ Of a checkpoint only config.json is read, and the size of its tokenizer where th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -203,7 +203,7 @@ def _kv_bytes(states: list[tuple[int, ...]]) -> int:
     return sum(heads * (size + KV_SCALE_BYTES) for heads, _, size, *_ in states)
 
 
-def _attention_macs(parameters: list[object]) -> int:
+def _attention_macs(parameters: Sequence[object]) -> int:
     """Return the products of one query with one position, in all layers."""
     return sum(
         2 * one.heads * one.head_size for one in parameters if isinstance(one, AttentionParameters)
@@ -265,7 +265,7 @@ def _file_workload(container: Container) -> Workload:
         found.append(Stream(name, count / n * record.size, count * k, weight != head))
     states = [tuple(one.shape) for one in container.tensors if one.role == Role.STATE]
     attentions = [container.parameters(index) for index in range(len(container.instructions))]
-    return Workload(tuple(found), _kv_bytes(states), _attention_macs(list(attentions)))
+    return Workload(tuple(found), _kv_bytes(states), _attention_macs(attentions))
 
 
 def _file_formats(container: Container) -> tuple[str, str]:
