@@ -90,12 +90,26 @@ def test_a_row_is_predicted_without_itself(published: Published) -> None:
     """Tripling one row's figure changes what is predicted for it not at all."""
     first = published.results[0]
     line = "decode,rpi4,cpu,a,F16,b,0.969,0.066,2.07,64,{},c\n"
-    others = "decode,rpi4,cpu,d,F16,e,0.969,0.066,2.07,64,1.5,f\n" * 2
+    others = "decode,rpi4,cpu,d,F16,e,0.969,0.066,2.07,64,1.5,f\n"
     assert first.target == "rpi4"
     for value in (1.0, 3.0):
         found = load_text(line.format(value) + others).check()
+        assert found[0].others == 1
         assert found[0].predicted == pytest.approx(1.5, rel=1e-9)
         assert found[0].error == pytest.approx(1.5 / value - 1, rel=1e-9)
+
+
+def test_without_results_of_its_own_a_device_is_predicted_without_itself() -> None:
+    line = "decode,{},cpu,a,F16,b,0.969,0.066,2.07,64,{},c\n"
+    found = load_text(line.format("rpi4", 1) + line.format("rpi4", 1) + line.format("rpi5", 2))
+    stated = found.stated_error(load_target("rk3588"), "cpu", "decode")
+    # two rows of one device from the other device, and its row from them
+    scale = load_target("rpi5").memory.peak_gb_s or 0.0
+    scale /= load_target("rpi4").memory.peak_gb_s or 1.0
+    errors = [abs(2 / scale / 1 - 1)] * 2 + [abs(1 * scale / 2 - 1)]
+    assert stated is not None and (stated.rows, stated.own) == (3, False)
+    assert stated.median == pytest.approx(median(errors), rel=1e-6)
+    assert stated.largest == pytest.approx(max(errors), rel=1e-6)
 
 
 def load_text(rows: str) -> Published:
