@@ -14,11 +14,12 @@ import pytest
 from ingot.cli import main
 from ingot.container import Container
 from ingot.errors import IngotError, InvalidArgumentError
-from ingot.format import TENSOR_ALIGNMENT, Section
+from ingot.format import TENSOR_ALIGNMENT, Dtype, Section
 from ingot.prediction import WEIGHT_TIME_SHARE
-from ingot.targets import load_target
+from ingot.targets import Target, load_target
 from ingot_compressor.compress import CompressOptions, compress
 from ingot_compressor.planning import PlanOptions, PlanTable, make_plan, plan_chart, read_subject
+from ingot_compressor.planning import table as table_module
 from ingot_compressor.progress import SilentProgress
 from tests.compressor.tiny_models import LLAMA, QWEN2, write_checkpoint
 
@@ -131,9 +132,32 @@ def test_a_folder_needs_no_weights(tmp_path: Path) -> None:
     whole = planned(source)
     for path in source.glob("*.safetensors"):
         path.unlink()
-    assert planned(source).rows == whole.rows and not whole.notes
+    assert planned(source).rows == whole.rows and not any(
+        "without it" in note for note in whole.notes
+    )
     (source / "tokenizer.json").unlink()
     assert any("without it" in note for note in planned(source).notes)
+
+
+def test_the_host_is_measured(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measured(target: Target, formats: list[Dtype], threads: int) -> dict[Dtype, float]:
+        asked.append((target.name, formats[0], threads))
+        return {formats[0]: 1e9 if formats[0] is Dtype.Q8 else 2e9}
+
+    monkeypatch.setattr(table_module, "decode_rates", measured)
+    row = next(one for one in planned(large, target="host", threads=3).rows if one.body == "q4")
+    body, head = 973_078_528 * 4.5 / 8, 128256 * 2048 * 8.5 / 8
+    assert row.decode == pytest.approx(WEIGHT_TIME_SHARE / (body / 2e9 + head / 1e9), rel=1e-3)
+    assert ("host", Dtype.C4, 3) in asked and len(asked) == 10
+
+
+def test_notes_say_what_the_profile_knows(large: Path, table: PlanTable) -> None:
+    assert "recommended formats on rpi5: c4, q4, c3" in table.notes
+    assert any(note.startswith("heat: firmware lowers") for note in table.notes)
+    phone = planned(large, target="snapdragon-8gen3")
+    assert any("hot speed is about 90% of these figures" in note for note in phone.notes)
 
 
 def test_what_is_refused(tmp_path: Path, large: Path) -> None:

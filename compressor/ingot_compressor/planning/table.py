@@ -117,8 +117,16 @@ def _table(
         usable_bytes=target.memory.usable_bytes,
         rows=rows,
         errors=rates.errors,
-        notes=subject.notes + rates.notes,
+        notes=(*subject.notes, *rates.notes, *_device_notes(target)),
     )
+
+
+def _device_notes(target: Target) -> tuple[str, ...]:
+    """Return what the profile recommends and what heat does to the figures above."""
+    recommended = f"recommended formats on {target.name}: {', '.join(target.defaults.recommended)}"
+    share = target.thermals.sustained_share
+    hot = "" if share is None else f"; hot speed is about {share:.0%} of these figures"
+    return recommended, f"heat: {target.thermals.advice}{hot}"
 
 
 def _measured(
