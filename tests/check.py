@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import native, package, source
+from tests.checks import native, package, source, suite
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -31,6 +31,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "android": native.android_syntax,
     "wheel": package.wheel,
     "examples": package.examples,
+    "slow": suite.slow_tests,
     "address": native.address_sanitizer,
     "threads": native.thread_sanitizer,
     "fuzz": native.fuzz,

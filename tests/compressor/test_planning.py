@@ -140,10 +140,14 @@ def test_a_folder_needs_no_weights(tmp_path: Path) -> None:
 
 
 def test_the_host_is_measured(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[tuple[str, Dtype, int]] = []
+    sizes: dict[Dtype, int] = {}
 
-    def measured(target: Target, formats: list[Dtype], threads: int) -> dict[Dtype, float]:
+    def measured(
+        target: Target, formats: list[Dtype], threads: int, size: int
+    ) -> dict[Dtype, float]:
         asked.append((target.name, formats[0], threads))
+        sizes[formats[0]] = size
         return {formats[0]: 1e9 if formats[0] is Dtype.Q8 else 2e9}
 
     monkeypatch.setattr(table_module, "decode_rates", measured)
@@ -151,6 +155,8 @@ def test_the_host_is_measured(large: Path, monkeypatch: pytest.MonkeyPatch) -> N
     body, head = 973_078_528 * 4.5 / 8, 128256 * 2048 * 8.5 / 8
     assert row.decode == pytest.approx(WEIGHT_TIME_SHARE / (body / 2e9 + head / 1e9), rel=1e-3)
     assert ("host", Dtype.C4, 3) in asked and len(asked) == 10
+    assert sizes[Dtype.Q4] == pytest.approx(body + head, rel=1e-3)
+    assert sizes[Dtype.F16] == pytest.approx(973_078_528 * 2 + head, rel=1e-3)
 
 
 def test_notes_say_what_the_profile_knows(large: Path, table: PlanTable) -> None:

@@ -94,7 +94,9 @@ def make_plan(options: PlanOptions, progress: Progress) -> PlanTable:
     target.backend(options.backend)
     subject = read_subject(options.source, target, options.target, options.context)
     formats = sorted({one.format for c in subject.candidates for one in c.workload.streams})
-    measured = _measured(target, options, formats, progress)
+    reads = {c.body: sum(one.bytes for one in c.workload.streams) for c in subject.candidates}
+    sizes = {name: int(reads.get(name, max(reads.values()))) for name in formats}
+    measured = _measured(target, options, sizes, progress)
     rates = device_rates(target, options.backend, formats, load_published(), measured)
     rows = tuple(_row(one, rates, target, options.prompt) for one in subject.candidates)
     return _table(options, target, subject, rates, rows)
@@ -130,16 +132,19 @@ def _device_notes(target: Target) -> tuple[str, ...]:
 
 
 def _measured(
-    target: Target, options: PlanOptions, formats: list[str], progress: Progress
+    target: Target, options: PlanOptions, sizes: Mapping[str, int], progress: Progress
 ) -> Mapping[str, float] | None:
-    """Return the speed of this machine's kernels, where this machine is the target."""
+    """Return the speed of this machine's kernels, where this machine is the target.
+
+    `sizes` are the bytes that a token reads of a model in each format: caches hold a part of it.
+    """
     if target.name != "host" or options.backend != "cpu":
         return None
     found = {}
-    with progress.stage("Measuring kernels", len(formats)) as done:
-        for name in formats:
+    with progress.stage("Measuring kernels", len(sizes)) as done:
+        for name, size in sizes.items():
             dtype = Dtype[name.upper()]
-            found[name] = decode_rates(target, [dtype], options.threads)[dtype]
+            found[name] = decode_rates(target, [dtype], options.threads, size)[dtype]
             done(1)
     return found
 
