@@ -15,6 +15,7 @@ from ingot._native import native
 from ingot.errors import InvalidArgumentError
 from ingot.format import ACTIVATION_GROUP, TILE_ROWS, Dtype
 from ingot.packing import Quantized, pack
+from ingot.prediction import format_rate
 from ingot.targets import Target
 from ingot_compressor.numerics import Encoding, group_of, quantize_matrix
 
@@ -32,13 +33,13 @@ def decode_rates(
 ) -> Mapping[Dtype, float]:
     """Return bytes of weights per second by format, for a model that reads `weight_bytes` a token.
 
-    A profile's figure for memory is that of every format: it is what bounds a token on the devices
-    that have one. The host is measured.
+    A profile's are its memory's rate, or what its cores' loops take where they are slower
+    (ingot.prediction). The host is measured.
     Raises: InvalidArgumentError for a profile without `achievable_gb_s`.
     """
     rate = target.memory.achievable_gb_s
     if rate is not None:
-        return dict.fromkeys(formats, rate * 1e9)
+        return {one: format_rate(target, one.name.lower(), rate * 1e9) for one in formats}
     if target.name != "host":
         raise InvalidArgumentError(
             f"target {target.name} has no memory.achievable_gb_s: nobody measured it;"

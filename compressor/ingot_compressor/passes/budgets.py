@@ -11,6 +11,7 @@ import numpy as np
 from ingot.errors import InvalidArgumentError
 from ingot.format import TENSOR_ALIGNMENT, Dtype, Opcode, Role
 from ingot.packing import packed_bytes, payload_bytes, round_up
+from ingot.prediction import WEIGHT_TIME_SHARE, Stream, weight_seconds
 from ingot_compressor.ir import Program, Tensor
 from ingot_compressor.numerics import Encoding, group_of
 from ingot_compressor.numerics.knapsack import InfeasibleError, Row
@@ -24,12 +25,10 @@ __all__ = [
     "Options",
     "limit_rows",
     "section_bytes",
+    "streams",
     "token_seconds",
+    "weights_section_bytes",
 ]
-
-# The share of a token's time that weights take; the rest is attention, norms and waiting. With it
-# the files of tests/golden/decode_prediction.csv come out at what was measured, within 15 %.
-WEIGHT_TIME_SHARE = 0.9
 
 # What each weight may be stored as, by name.
 Options = Mapping[str, Sequence[Encoding]]
@@ -87,6 +86,12 @@ def section_bytes(tensor: Tensor, encoding: Encoding) -> int:
     n, k = tensor.shape
     group = group_of(encoding.dtype, encoding.group)
     return round_up(packed_bytes(encoding.dtype, n, k, group), TENSOR_ALIGNMENT)
+
+
+def weights_section_bytes(program: Program, encodings: Mapping[str, Encoding]) -> int:
+    """Return the bytes of the weights section of an assignment, norms and tables included."""
+    weights = sum(section_bytes(one, encodings[one.name]) for one in program.weights())
+    return weights + _constant_bytes(program)
 
 
 def limit_rows(program: Program, options: Options, budgets: Budgets) -> list[Row]:
@@ -163,13 +168,20 @@ def token_seconds(
     Units: `rates` in bytes per second by format.
     Raises: InvalidArgumentError for a format without a rate.
     """
-    seconds = 0.0
+    named = {dtype.name.lower(): rate for dtype, rate in rates.items()}
+    return weight_seconds(streams(program, stored), named)
+
+
+def streams(program: Program, stored: Mapping[str, tuple[Dtype, int]]) -> tuple[Stream, ...]:
+    """Return what one token reads of each weight, from its format and stored bytes.
+
+    The head is read for the last token of a prompt only.
+    """
+    head, found = program.head(), []
     for name, rows in _rows_per_token(program).items():
-        dtype, size = stored[name]
-        if dtype not in rates:
-            raise InvalidArgumentError(f"no decode rate for format {dtype.name.lower()}")
-        seconds += rows / program.tensors[name].shape[0] * size / rates[dtype]
-    return seconds
+        (dtype, size), (n, k) = stored[name], program.tensors[name].shape
+        found.append(Stream(dtype.name.lower(), rows / n * size, rows * k, name != head))
+    return tuple(found)
 
 
 def _rows_per_token(program: Program) -> dict[str, int]:

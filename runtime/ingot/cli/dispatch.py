@@ -29,6 +29,7 @@ class Command:
 
 
 COMMANDS = {
+    "plan": Command("ingot_compressor.cli.plan", "predict size, memory and speed on a device"),
     "compress": Command("ingot_compressor.cli.compress", "make an ingot from a checkpoint"),
     "eval": Command("ingot_compressor.cli.eval", "measure an ingot against its checkpoint"),
     "explain": Command("ingot_compressor.cli.explain", "find where an ingot's error comes from"),
