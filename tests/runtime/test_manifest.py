@@ -102,7 +102,7 @@ def test_profiles_decide_before_the_bytes() -> None:
     assert "memory" in check_profile(too_large, board).problems[0]
     newer = Requirements((0, 99), "rpi5", ("t99",), 512, 1)
     assert len(check_profile(newer, board).problems) == 2
-    elsewhere = Requirements((0, 1), "x86-64-avx2", ("t16",), 512, 1)
+    elsewhere = Requirements((0, 1), "x86-64-v3", ("t16",), 512, 1)
     assert "x86_64" in check_profile(elsewhere, board).problems[0]
     weaker = check_profile(Requirements((0, 1), "rpi5", ("t16",), 512, 1), load_target("rpi4"))
     assert "neon_dotprod" in weaker.problems[0]
