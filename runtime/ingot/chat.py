@@ -75,7 +75,7 @@ def render(
 
     `variables` are further names that the template reads, such as enable_thinking.
     Raises: InvalidArgumentError if the file has no template or the template refuses the messages;
-        FormatError if the template is broken, or takes more steps or memory than template.py allows.
+        FormatError if the template is broken, or takes more than template.py allows.
     """
     import jinja2.sandbox
 

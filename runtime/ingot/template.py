@@ -4,7 +4,8 @@
 Jinja's immutable sandbox keeps a template from attributes and functions that reach the interpreter.
 Beyond that it may run for ever or ask for all memory, so here every round of a loop, call of a
 macro, function, filter or test, and every operator is a step, more of them for large values; there
-are `MOST_STEPS`. No value may be larger than `MOST_SIZE`, measured before what could jump over it: products, powers, widths.
+are `MOST_STEPS`. No value may be larger than `MOST_SIZE`, and what could jump over that is measured
+before: products, powers, widths.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ class _Limited(ImmutableSandboxedEnvironment):
         """Call what the sandbox allows; the names are those of the method that this replaces."""
         __self.count_step()
         values = (*args, *kwargs.values())
-        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        inner = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
+        owner, name = getattr(inner, "__self__", None), getattr(inner, "__name__", "")
         for value in values:
             __self.measured(value)
             _check_number(value)

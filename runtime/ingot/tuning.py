@@ -106,9 +106,9 @@ def cache_key(native: Native, model: Any) -> str:
     )
 
 
-def cache_file(key: str) -> str | None:
-    """Return the path of the entry of a key; None in a set-uid process, which keeps nothing."""
-    return cache_path(KIND, key)
+def cache_file(key: str) -> str:
+    """Return the path of the entry of a key; "" in a set-uid process, which keeps nothing."""
+    return cache_path(KIND, key) or ""
 
 
 def _library_key(native: Native) -> str:

@@ -38,6 +38,7 @@ COMMANDS = {
     "verify": Command("ingot.cli.verify", "check a file and this machine's arithmetic on it"),
     "bench": Command("ingot.cli.bench", "measure speed against the memory's own"),
     "tune": Command("ingot.cli.tune", "choose threads and kernels by measurement"),
+    "doctor": Command("ingot.cli.doctor", "show what this device has and lacks"),
     "targets": Command("ingot.cli.targets", "list and show device profiles"),
 }
 
