@@ -77,7 +77,7 @@ def render(
     Raises: InvalidArgumentError if the file has no template or the template refuses the messages;
         FormatError if the template is broken, or takes more than template.py allows.
     """
-    import jinja2.sandbox
+    import jinja2
 
     if settings.chat_template is None:
         raise InvalidArgumentError(
@@ -100,7 +100,7 @@ def render(
         raise FormatError("chat template: nested too deeply") from error
     except jinja2.TemplateSyntaxError as error:
         raise FormatError(f"chat template, line {error.lineno}: {error.message}") from error
-    except jinja2.sandbox.SecurityError as error:
+    except jinja2.exceptions.SecurityError as error:
         raise FormatError(f"chat template: {error}") from error
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
         raise InvalidArgumentError(f"the chat template refuses these messages: {error}") from error

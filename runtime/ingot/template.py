@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jinja2 import TemplateError, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 __all__ = ["MOST_SIZE", "MOST_STEPS", "compile_template"]
@@ -63,10 +64,10 @@ class _Limited(ImmutableSandboxedEnvironment):
             finalize=self.measured,
         )
         self._left = threading.local()
-        self.filters["tojson"] = _to_json
+        filters: dict[str, Callable[..., Any]] = {**self.filters, "tojson": _to_json}
         self.filters = {
             name: self._counted(name, function)
-            for name, function in self.filters.items()
+            for name, function in filters.items()
             if name not in _FILTERS
         }
         self.tests = {name: self._counted(name, test) for name, test in self.tests.items()}
@@ -94,7 +95,7 @@ class _Limited(ImmutableSandboxedEnvironment):
         self.count_step(size >> _SHARE)
         return value
 
-    def join(self, *parts: Any) -> str:  # type: ignore[override]
+    def join(self, *parts: Any) -> str:
         """Do what `~` does."""
         self.count_step()
         return str(self.measured("".join(str(self.measured(part)) for part in parts)))
@@ -141,14 +142,15 @@ class _Limited(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         """Parse, and put the counting into the tree."""
-        tree = super()._parse(source, name, filename)
+        tree: nodes.Template = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
             if loop.test is not None:
                 loop.test = nodes.And(_own("count_step"), loop.test)
         for block in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
             block.body.insert(0, nodes.ExprStmt(_own("count_step")))  # type: ignore[attr-defined]
         _wrap_literals(tree)
-        return tree.set_environment(self)
+        tree.set_environment(self)
+        return tree
 
 
 def _own(name: str, *arguments: nodes.Expr) -> nodes.Call:

@@ -164,9 +164,9 @@ def _without_safetensors(path: Path) -> str:
     weights = [name for name in found if not name.startswith(("training_args", "optimizer"))]
     if not weights:
         return message
+    found_text = f"{weights[0]} is a pickle" if len(weights) == 1 else "The weights are pickles"
     return (
-        f"{message}. {_listed(weights)} {'is a pickle' if len(weights) == 1 else 'are pickles'}, "
-        "which can run any program while they are read, so they are refused. Convert them where "
+        f"{message}. {found_text}, which can run any program while it is read. Convert it where "
         f'you trust them: cd {path} && python -c "{CONVERT}" {SINGLE} {" ".join(weights)}'
     )
 
