@@ -83,7 +83,7 @@ def render(
         raise InvalidArgumentError(
             "this file has no chat template: use 'ingot run', or Session.stream with a plain prompt"
         )
-    from ingot.template import compile_template
+    from ingot.template import TooMuchError, compile_template
 
     try:
         return compile_template(settings.chat_template)(
@@ -100,7 +100,7 @@ def render(
         raise FormatError("chat template: nested too deeply") from error
     except jinja2.TemplateSyntaxError as error:
         raise FormatError(f"chat template, line {error.lineno}: {error.message}") from error
-    except jinja2.exceptions.SecurityError as error:
+    except TooMuchError as error:
         raise FormatError(f"chat template: {error}") from error
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
         raise InvalidArgumentError(f"the chat template refuses these messages: {error}") from error

@@ -129,7 +129,7 @@ def _memory(root: str, problems: list[Problem]) -> dict[str, Any]:
         "available_bytes": available,
         "swap_bytes": values.get("SwapTotal", 0),
         "page_bytes": os.sysconf("SC_PAGE_SIZE"),
-        "cgroup": None if group is None else {name: getattr(group, name) for name in group.names},
+        "cgroup": None if group is None else group.fields(),
     }
 
 
@@ -178,7 +178,7 @@ def _thermal(root: str, problems: list[Problem]) -> dict[str, Any]:
         remedy = "use the board's own power supply and a short cable; cool it"
         problems.append(Problem("warning", text, remedy))
     return {
-        "zones": [{name: getattr(zone, name) for name in zone.names} for zone in zones],
+        "zones": [zone.fields() for zone in zones],
         "watts": power_watts(root),
         "throttled": now,
         "throttled_before": before,

@@ -25,18 +25,23 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-__all__ = ["MOST_SIZE", "MOST_STEPS", "compile_template"]
+__all__ = ["MOST_SIZE", "MOST_STEPS", "TooMuchError", "compile_template"]
 
 MOST_STEPS = 100_000
 MOST_SIZE = 4 << 20  # characters of one value, each part as often as it is named
 MEMBER = 64  # what a member of a list counts as
-_SHARE = 12  # a value of 2^12 is one more step
+_RESULT, _GIVEN = 12, 14  # a value of 2^12 that is made, or 2^14 that is given, is one more step
 MOST_BITS = 4096  # of an integer
 MOST_NUMBER = 100_000  # as an argument: a width, a count
 # Widths, and maps from one character to a long text: no chat template is known that needs them.
 _METHODS = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "translate", "format_map"})
 _FILTERS = frozenset({"center", "wordwrap", "urlize", "xmlattr", "pprint", "random"})
+_PASSED = (Context, nodes.EvalContext, ImmutableSandboxedEnvironment)  # before the value
 _WIDTH = re.compile(r"\d{6,}|\*")
+
+
+class TooMuchError(SecurityError):
+    """A template takes more steps or memory than one needs."""
 
 
 class _GenerationTag(Extension):
@@ -70,7 +75,8 @@ class _Limited(ImmutableSandboxedEnvironment):
             for name, function in filters.items()
             if name not in _FILTERS
         }
-        self.tests = {name: self._counted(name, test) for name, test in self.tests.items()}
+        tests: Any = self.tests
+        self.tests = {name: self._counted(name, test) for name, test in tests.items()}
         self.globals.pop("lipsum", None)
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _now
@@ -80,25 +86,25 @@ class _Limited(ImmutableSandboxedEnvironment):
         self._left.steps = MOST_STEPS
 
     def count_step(self, steps: int = 1) -> bool:
-        """Count steps; always true. Raises: SecurityError after the last."""
+        """Count steps; always true. Raises: TooMuchError after the last."""
         left = getattr(self._left, "steps", 0) - steps
         self._left.steps = left
         if left < 0:
-            raise SecurityError(f"it takes more than {MOST_STEPS} steps")
+            raise TooMuchError(f"it takes more than {MOST_STEPS} steps")
         return True
 
-    def measured(self, value: Any) -> Any:
-        """Return a value that is not too large. Raises: SecurityError."""
+    def measured(self, value: Any, share: int = _RESULT) -> Any:
+        """Return a value that is not too large. Raises: TooMuchError."""
         size = _size(value, MOST_SIZE)
         if size > MOST_SIZE:
-            raise SecurityError(f"it makes a value of more than {MOST_SIZE} characters")
-        self.count_step(size >> _SHARE)
+            raise TooMuchError(f"it makes a value of more than {MOST_SIZE} characters")
+        self.count_step(size >> share)
         return value
 
     def join(self, *parts: Any) -> str:
         """Do what `~` does."""
         self.count_step()
-        return str(self.measured("".join(str(self.measured(part)) for part in parts)))
+        return str(self.measured("".join(str(self.measured(part, _GIVEN)) for part in parts)))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Apply an operator whose result is known to be small."""
@@ -118,8 +124,9 @@ class _Limited(ImmutableSandboxedEnvironment):
         inner = getattr(__obj, "__wrapped__", __obj)  # the sandbox wraps str.format
         owner, name = getattr(inner, "__self__", None), getattr(inner, "__name__", "")
         for value in values:
-            __self.measured(value)
-            _check_number(value)
+            __self.measured(value, _GIVEN)
+            if name != "safe_range":  # which has a limit of its own
+                _check_number(value)
         if isinstance(owner, str):
             _check_method(owner, name, values)
         return __self.measured(super().call(__context, __obj, *args, **kwargs))
@@ -130,9 +137,9 @@ class _Limited(ImmutableSandboxedEnvironment):
         @functools.wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
             self.count_step()
-            values = [value for value in args if not isinstance(value, Context | _Limited)]
+            values = [value for value in args if not isinstance(value, _PASSED)]
             for value in (*values, *kwargs.values()):
-                self.measured(value)
+                self.measured(value, _GIVEN)
             for value in (*values[1:], *kwargs.values()):
                 _check_number(value)
             _check_filter(name, values, tuple(kwargs.values()))
@@ -201,46 +208,46 @@ def _size(value: Any, most: int) -> int:
 
 def _check_number(value: Any) -> None:
     if isinstance(value, int) and abs(value) > MOST_NUMBER:
-        raise SecurityError(f"it passes {value}, more than {MOST_NUMBER}, to a function")
+        raise TooMuchError(f"it passes {value}, more than {MOST_NUMBER}, to a function")
 
 
 def _check_product(left: Any, right: Any) -> None:
     for text, count in ((left, right), (right, left)):
         if isinstance(text, str | list | tuple) and isinstance(count, int):
             if len(text) * count > MOST_SIZE:
-                raise SecurityError(f"it repeats a text more than {MOST_SIZE} characters long")
+                raise TooMuchError(f"it repeats a text more than {MOST_SIZE} characters long")
             return
     bits = [value.bit_length() for value in (left, right) if isinstance(value, int)]
     if sum(bits) > MOST_BITS:
-        raise SecurityError("its numbers are too large")
+        raise TooMuchError("its numbers are too large")
 
 
 def _check_power(left: Any, right: Any) -> None:
     whole = isinstance(left, int) and isinstance(right, int)
     if whole and right > 0 and left.bit_length() * right > MOST_BITS:
-        raise SecurityError("its numbers are too large")
+        raise TooMuchError("its numbers are too large")
 
 
 def _check_format(pattern: str, values: tuple[Any, ...]) -> None:
     """Look for widths, and for a long pattern that names a long text many times."""
     longest = max((_size(value, MOST_SIZE) for value in values), default=1)
     if _WIDTH.search(pattern) or len(pattern) * longest > 16 * MOST_SIZE:
-        raise SecurityError("it formats a text that may become too long")
+        raise TooMuchError("it formats a text that may become too long")
 
 
 def _check_replace(text: str, values: tuple[Any, ...]) -> None:
     if len(values) >= 2 and text.count(str(values[0])) * len(str(values[1])) > MOST_SIZE:
-        raise SecurityError(f"it replaces by more than {MOST_SIZE} characters")
+        raise TooMuchError(f"it replaces by more than {MOST_SIZE} characters")
 
 
 def _check_joined(separator: str, values: Any) -> None:
     if isinstance(values, list | tuple) and len(separator) * len(values) > MOST_SIZE:
-        raise SecurityError(f"it joins to more than {MOST_SIZE} characters")
+        raise TooMuchError(f"it joins to more than {MOST_SIZE} characters")
 
 
 def _check_method(owner: str, name: str, values: tuple[Any, ...]) -> None:
     if name in _METHODS:
-        raise SecurityError(f"it calls str.{name}(), which templates do without here")
+        raise TooMuchError(f"it calls str.{name}(), which templates do without here")
     if name == "format":
         _check_format(owner, values)
     elif name == "replace":
@@ -258,9 +265,9 @@ def _check_filter(name: str, values: list[Any], named: tuple[Any, ...]) -> None:
     elif name == "join" and values and rest:
         _check_joined(str(rest[0]), values[0])
     elif name == "indent" and any(isinstance(x, int) and x > 100 for x in rest):
-        raise SecurityError("it indents by more than 100")
+        raise TooMuchError("it indents by more than 100")
     elif name == "sum" and any(isinstance(x, list | tuple) for x in rest):
-        raise SecurityError("it adds up lists")
+        raise TooMuchError("it adds up lists")
 
 
 def _raise_exception(message: str) -> None:
@@ -283,7 +290,7 @@ def compile_template(source: str) -> Callable[[Mapping[str, Any]], str]:
     """Return a function from variables to the text of a template.
 
     Raises: jinja2.TemplateSyntaxError; RecursionError if it is nested too deeply. The function
-    raises: jinja2.TemplateError, of which SecurityError is one for a template that goes too far.
+    raises: jinja2.TemplateError, of which TooMuchError is one.
     """
     environment = _Limited()
     template = environment.from_string(source)
@@ -294,7 +301,7 @@ def compile_template(source: str) -> Callable[[Mapping[str, Any]], str]:
         for piece in template.generate(variables):
             size += len(piece)
             if size > MOST_SIZE:
-                raise SecurityError(f"it writes more than {MOST_SIZE} characters")
+                raise TooMuchError(f"it writes more than {MOST_SIZE} characters")
             pieces.append(piece)
         return "".join(pieces)
 

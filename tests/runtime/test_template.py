@@ -67,7 +67,8 @@ USUAL = """{%- set ns = namespace(found=false, index=messages|length - 1) -%}
 {%- set a, b = 1, 2 %} {{ a + b * 3 - 7 // 2 }} {{ none is none }} {{ missing is defined }}"""
 SAID = """1:<|user|>hi
 <|user|>and
-<|assistant|> a=1 b=[2, (3, 4)] HI , AND 4 True False"""
+<|assistant|> a=1 b=[2, (3, 4)] HI , </THINK>
+AND 4 True False"""
 
 
 @pytest.mark.parametrize("name", list(BOMBS))
