@@ -9,9 +9,17 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "core/error.h"
+
+/* The system call itself: nothing that wraps mmap() has to be safe in a signal handler. */
+#if defined(SYS_mmap2)
+#define SYSTEM_MMAP SYS_mmap2
+#else
+#define SYSTEM_MMAP SYS_mmap
+#endif
 
 enum { MOST_GUARDS = 64 };
 
@@ -45,9 +53,8 @@ static bool replace_page(uintptr_t address) {
     if (guard == NULL) {
         return false;
     }
-    void *page = (void *)(address - address % page_bytes);
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
-    if (mmap(page, page_bytes, PROT_READ, flags, -1, 0) == MAP_FAILED) {
+    if (syscall(SYSTEM_MMAP, address - address % page_bytes, page_bytes, PROT_READ, flags, -1, 0) == -1) {
         return false;
     }
     atomic_store(&guard->lost, 1);
