@@ -39,7 +39,7 @@ static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint
     const ingot_tensor_record *record = &model->file.tensors[weight];
     uint32_t group = record->group != 0 ? record->group : 32;
     uint32_t isa = 0;
-    part->kernel = ingot_linear_select(record->dtype, &isa);
+    part->kernel = ingot_linear_select(record->dtype, model->isa_mask, &isa);
     if (part->kernel == NULL) {
         return ingot_fail_rule(INGOT_ERROR_UNSUPPORTED, INGOT_RULE_REQUIRED_UNSUPPORTED,
                                "no linear kernel for dtype %u of tensor %u", record->dtype, weight);
@@ -208,7 +208,7 @@ ingot_status ingot_program_prepare(ingot_model *model) {
     if (model->steps == NULL || model->states == NULL) {
         return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for %u instructions", model->step_count);
     }
-    model->rows = ingot_row_kernels_select();
+    model->rows = ingot_row_kernels_of(model->isa_mask);
     model->widest_k = model->widest_row = 128;
     model->widest_head = 16;
     model->embedding_rows = UINT32_MAX;

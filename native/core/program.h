@@ -63,6 +63,7 @@ typedef struct ingot_state_place {
 
 struct ingot_model {
     ingot_file file;
+    uint32_t isa_mask; /* levels that kernels may be of */
     ingot_row_kernels rows;
     ingot_step *steps;
     uint32_t step_count;

@@ -50,12 +50,14 @@ struct ingot_session {
     uint32_t context, capacity, chunk, logits_rows;
     uint32_t threads, prefill_threads; /* of a pass of few tokens, and of a longer one */
     uint32_t most_threads;             /* of the pool */
+    _Atomic uint32_t thread_limit;     /* 0: none */
     uint32_t position;
     _Atomic uint32_t busy, cancelled;
     uint64_t executed;
 
     void *memory;
     uint64_t memory_size;
+    uint64_t passing_bytes; /* of memory, from its start: nothing in there outlives a pass but the logits */
     ingot_memory_info info;
     ingot_activation_place *places; /* by tensor id */
     ingot_kv_state kv;

@@ -29,12 +29,12 @@ typedef struct ingot_kernel {
 /** Row `index` of kernels.def; NULL beyond the last. */
 const ingot_kernel *ingot_kernel_at(uint32_t index);
 
-/** The best kernel that the CPU mask allows; NULL if the op does not exist for that format. */
-const ingot_kernel *ingot_kernel_select(ingot_kernel_op op, uint32_t dtype);
+/** The best kernel of the levels that `mask` and the CPU mask allow; NULL if there is none for that op and format. */
+const ingot_kernel *ingot_kernel_select(ingot_kernel_op op, uint32_t dtype, uint32_t mask);
 
 /** The best linear kernel for weights of `dtype`; NULL for one that is no weight format.
- * @param isa its level, written if not NULL. */
-ingot_linear_fn ingot_linear_select(uint32_t dtype, uint32_t *isa);
+ * @param mask levels that it may be of. @param isa its level, written if not NULL. */
+ingot_linear_fn ingot_linear_select(uint32_t dtype, uint32_t mask, uint32_t *isa);
 
 /* Levels whose linear kernels read panels (linear.h), and the tokens from which panels are faster than rows. */
 enum { INGOT_PANEL_LEVELS = INGOT_ISA_AVX512VNNI, INGOT_PANEL_FROM = 5 };

@@ -43,5 +43,3 @@ ingot_row_kernels ingot_row_kernels_of(uint32_t isa) {
     }
     return (ingot_row_kernels){0};
 }
-
-ingot_row_kernels ingot_row_kernels_select(void) { return ingot_row_kernels_of(UINT32_MAX); }

@@ -55,7 +55,8 @@ def find_tools() -> Tools | None:
 
 def sources() -> list[Path]:
     core = [NATIVE / "core" / f"{name}.c" for name in CORE]
-    return [*core, *sorted(NATIVE.glob("core/validate*.c")), NATIVE / "platform" / "linux.c"]
+    platform = [NATIVE / "platform" / f"{name}.c" for name in ("guard", "linux")]
+    return [*core, *sorted(NATIVE.glob("core/validate*.c")), *platform]
 
 
 def build(tools: Tools, folder: Path) -> tuple[Path, Path]:

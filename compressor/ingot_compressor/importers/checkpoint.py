@@ -131,7 +131,7 @@ def _shards(path: Path) -> dict[Path, list[str]]:
     if not (path / INDEX).exists():
         if (path / SINGLE).exists():
             return {path / SINGLE: []}
-        raise IngotError(f"{path}: neither {SINGLE} nor {INDEX}; only safetensors are read")
+        raise IngotError(_without_safetensors(path))
     mapping = _object(path / INDEX).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise IngotError(f"{path / INDEX}: no weight_map; copy the file again")
@@ -146,6 +146,29 @@ def _shards(path: Path) -> dict[Path, list[str]]:
                 f"{path}: shard {shard.name!r} is missing; {INDEX} lists {len(shards)} shards"
             )
     return shards
+
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+CONVERT = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "save_file({k: v.clone().contiguous() for f in sys.argv[2:] for k, v in "
+    "torch.load(f, map_location='cpu', weights_only=True).items()}, sys.argv[1], "
+    "{'format': 'pt'})"
+)
+
+
+def _without_safetensors(path: Path) -> str:
+    """Say why a folder is refused, and how its pickles become safetensors."""
+    message = f"{path}: neither {SINGLE} nor {INDEX}; only safetensors are read"
+    found = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    weights = [name for name in found if not name.startswith(("training_args", "optimizer"))]
+    if not weights:
+        return message
+    found_text = f"{weights[0]} is a pickle" if len(weights) == 1 else "The weights are pickles"
+    return (
+        f"{message}. {found_text}, which can run any program while it is read. Convert it where "
+        f'you trust them: cd {path} && python -c "{CONVERT}" {SINGLE} {" ".join(weights)}'
+    )
 
 
 def _headers(shard: Path) -> dict[str, tuple[int, ...]]:

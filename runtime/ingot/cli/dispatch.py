@@ -42,6 +42,7 @@ COMMANDS = {
     "store": Command("ingot.cli.store", "keep models and their versions on a device"),
     "deploy": Command("ingot.cli.deploy", "bring a file onto a device over ssh"),
     "bundle": Command("ingot.cli.bundle", "make a folder that installs a model without network"),
+    "doctor": Command("ingot.cli.doctor", "show what this device has and lacks"),
     "targets": Command("ingot.cli.targets", "list and show device profiles"),
 }
 
