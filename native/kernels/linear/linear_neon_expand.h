@@ -25,7 +25,8 @@ typedef struct neon_slab {
     bool begins, ends; /* the first, the last slab of the tile */
 } neon_slab;
 
-typedef void (*neon_expand_fn)(const uint8_t *codes, neon_slab *slab, neon_format f, const neon_tables *tables,
+/* `to`: the block's cell of each quarter. */
+typedef void (*neon_expand_fn)(const uint8_t *codes, neon_cell *const to[4], neon_format f, const neon_tables *tables,
                                bool k8);
 
 typedef void (*neon_gemm_fn)(const ingot_linear_args *args, const neon_slab *slab, uint32_t tile, uint32_t token);
@@ -57,30 +58,28 @@ NEON_INLINE void load_quads(const uint8_t *codes, int step, neon_format f, const
     }
 }
 
-/* The next block of a slab: 8 quads of each quarter. */
-NEON_INLINE void expand_quads(const uint8_t *codes, neon_slab *slab, neon_format f, const neon_tables *tables,
+/* 8 quads of each quarter. */
+NEON_INLINE void expand_quads(const uint8_t *codes, neon_cell *const to[4], neon_format f, const neon_tables *tables,
                               bool k8) {
     neon_planes planes[4];
     UNROLL for (int step = 0; step < 4; step++) {
         int8x16_t low[4], high[4];
         load_quads(codes, step, f, tables, planes, k8, low, high);
         UNROLL for (int i = 0; i < 4; i++) {
-            int8_t *to = slab->cells[i][slab->blocks].weights + 32 * step;
-            vst1q_s8(to, low[i]);
-            vst1q_s8(to + 16, high[i]);
+            vst1q_s8(to[i]->weights + 32 * step, low[i]);
+            vst1q_s8(to[i]->weights + 32 * step + 16, high[i]);
         }
     }
 }
 
 /* Scales and biases of a block. */
 NEON_INLINE void expand_scales(const ingot_linear_args *args, const uint8_t *scales, const neon_tables *tables,
-                               neon_slab *slab, neon_format f) {
-    const uint32_t b = slab->blocks;
+                               neon_cell *const to[4], neon_format f) {
     float32x4_t scale[4];
     int32x4_t bias[4];
     if (f == T2) return;
     load_scales(scales, f, scale);
-    UNROLL for (int i = 0; i < 4; i++) { vst1q_f32(slab->cells[i][b].scale, scale[i]); }
+    UNROLL for (int i = 0; i < 4; i++) { vst1q_f32(to[i]->scale, scale[i]); }
     if (has_codebook(f)) {
         load_shifts(scales, tables, bias);
         UNROLL for (int i = 0; i < 4; i++) { bias[i] = vandq_s32(bias[i], vdupq_n_s32(args->delta)); }
@@ -90,13 +89,14 @@ NEON_INLINE void expand_scales(const ingot_linear_args *args, const uint8_t *sca
     } else {
         return;
     }
-    UNROLL for (int i = 0; i < 4; i++) { vst1q_s32(slab->cells[i][b].bias, bias[i]); }
+    UNROLL for (int i = 0; i < 4; i++) { vst1q_s32(to[i]->bias, bias[i]); }
 }
 
 /* Expands what fits: whole superblocks that follow each other in k. */
 NEON_INLINE void expand_slab(const ingot_linear_args *args, neon_walk *walk, const neon_tables *tables, neon_slab *slab,
                              neon_expand_fn expand, neon_format f) {
     const uint32_t whole = walk->whole;
+    const bool k8 = (f == Q8 || f == Q4 || f == C4) && args->layout == INGOT_LAYOUT_T16_K8;
     neon_superblock s;
     slab->begins = walk->next == 0;
     slab->first = walk->next < walk->count ? walk_index(walk) * whole : 0;
@@ -104,11 +104,22 @@ NEON_INLINE void expand_slab(const ingot_linear_args *args, neon_walk *walk, con
     while (walk->next < walk->count && slab->blocks + whole <= SLAB &&
            walk_index(walk) * whole == slab->first + slab->blocks) {
         walk_on(walk, args, f, &s);
-        for (uint32_t b = 0; b < s.blocks; b++) {
-            expand_scales(args, block_scales(args, &s, b, f), tables, slab, f);
-            expand(s.codes + (size_t)b * block_bytes(f), slab, f, tables, args->layout == INGOT_LAYOUT_T16_K8);
-            slab->blocks++;
+        neon_cell *to[4];
+        UNROLL for (int i = 0; i < 4; i++) {
+            to[i] = &slab->cells[i][slab->blocks];
+            __asm__("" : "+r"(to[i])); /* else it is computed for every store */
         }
+        for (uint32_t b = 0; b < s.blocks; b++) {
+            const uint8_t *codes = s.codes + (size_t)b * block_bytes(f);
+            expand_scales(args, block_scales(args, &s, b, f), tables, to, f);
+            if (k8) {
+                expand(codes, to, f, tables, true);
+            } else {
+                expand(codes, to, f, tables, false);
+            }
+            UNROLL for (int i = 0; i < 4; i++) { to[i]++; }
+        }
+        slab->blocks += s.blocks;
     }
     slab->ends = walk->next == walk->count;
 }

@@ -16,7 +16,7 @@
 #include "kernels/linear/linear_neon_dotprod.h"
 
 /* Of each quarter 4 steps of 8 k, of these two pairs of rows: layout T16_K8 has them so, T16 after a zip. */
-NEON_INLINE void expand_pairs(const uint8_t *codes, neon_slab *slab, neon_format f, const neon_tables *tables,
+NEON_INLINE void expand_pairs(const uint8_t *codes, neon_cell *const to[4], neon_format f, const neon_tables *tables,
                               bool k8) {
     neon_planes planes[4];
     UNROLL for (int step = 0; step < 4; step++) {
@@ -24,9 +24,9 @@ NEON_INLINE void expand_pairs(const uint8_t *codes, neon_slab *slab, neon_format
         load_quads(codes, step, f, tables, planes, false, low, high);
         UNROLL for (int i = 0; i < 4; i++) {
             const int32x4_t first = vreinterpretq_s32_s8(low[i]), second = vreinterpretq_s32_s8(high[i]);
-            int8_t *to = slab->cells[i][slab->blocks].weights + 32 * step;
-            vst1q_s8(to, k8 ? low[i] : vreinterpretq_s8_s32(vzip1q_s32(first, second)));
-            vst1q_s8(to + 16, k8 ? high[i] : vreinterpretq_s8_s32(vzip2q_s32(first, second)));
+            int8_t *at = to[i]->weights + 32 * step;
+            vst1q_s8(at, k8 ? low[i] : vreinterpretq_s8_s32(vzip1q_s32(first, second)));
+            vst1q_s8(at + 16, k8 ? high[i] : vreinterpretq_s8_s32(vzip2q_s32(first, second)));
         }
     }
 }
