@@ -17,23 +17,18 @@
         gemm_by_panel(args, slab, tile, token, format);                                                               \
     }
 
+#define ONE_DOT(sum, w, a, lane) "sdot " sum ".4s, " w ".16b, " a ".4b[" lane "]\n\t"
+
 /* A quad of 4 rows in `w` times those of eight tokens in `a` and `b`. */
-#define EIGHT_DOTS(w, a, b)      \
-    "sdot v16.4s, " w ".16b, " a \
-    ".4b[0]\n\t"                 \
-    "sdot v17.4s, " w ".16b, " a \
-    ".4b[1]\n\t"                 \
-    "sdot v18.4s, " w ".16b, " a \
-    ".4b[2]\n\t"                 \
-    "sdot v19.4s, " w ".16b, " a \
-    ".4b[3]\n\t"                 \
-    "sdot v20.4s, " w ".16b, " b \
-    ".4b[0]\n\t"                 \
-    "sdot v21.4s, " w ".16b, " b \
-    ".4b[1]\n\t"                 \
-    "sdot v22.4s, " w ".16b, " b \
-    ".4b[2]\n\t"                 \
-    "sdot v23.4s, " w ".16b, " b ".4b[3]\n\t"
+#define EIGHT_DOTS(w, a, b)   \
+    ONE_DOT("v16", w, a, "0") \
+    ONE_DOT("v17", w, a, "1") \
+    ONE_DOT("v18", w, a, "2") \
+    ONE_DOT("v19", w, a, "3") \
+    ONE_DOT("v20", w, b, "0") \
+    ONE_DOT("v21", w, b, "1") \
+    ONE_DOT("v22", w, b, "2") \
+    ONE_DOT("v23", w, b, "3")
 
 #define LOAD_FIRST                                \
     "ld1 {v24.16b-v27.16b}, [%[c0]], %[cell]\n\t" \
