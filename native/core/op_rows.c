@@ -81,6 +81,21 @@ static void layer_norm_row(const ingot_session *session, const ingot_step *step,
 
 void ingot_op_layer_norm(ingot_lane *lane, const ingot_step *step) { for_each_row(lane, step, layer_norm_row); }
 
+enum { ROPE_RUN = 8 };
+
+/* ROPE_RUN pairs that lie `half` apart, in values that a compiler keeps in vectors; `to` may be `from`. */
+static void rotate_run(const float *cosines, const float *sines, const float *from, uint32_t half, float *to) {
+    float a[ROPE_RUN], b[ROPE_RUN], first[ROPE_RUN], second[ROPE_RUN];
+    memcpy(a, from, sizeof a);
+    memcpy(b, from + half, sizeof b);
+    for (uint32_t i = 0; i < ROPE_RUN; i++) {
+        first[i] = a[i] * cosines[i] - b[i] * sines[i];
+        second[i] = b[i] * cosines[i] + a[i] * sines[i];
+    }
+    memcpy(to, first, sizeof first);
+    memcpy(to + half, second, sizeof second);
+}
+
 void ingot_rope_heads(const ingot_rope_parameters *parameters, const float *table, const float *x, uint32_t width,
                       float *y) {
     const uint32_t half = parameters->rotary_size / 2;
@@ -89,7 +104,11 @@ void ingot_rope_heads(const ingot_rope_parameters *parameters, const float *tabl
     for (uint32_t start = 0; start < width; start += parameters->head_size) {
         const float *from = x + start;
         float *to = y + start;
-        for (uint32_t i = 0; i < half; i++) {
+        uint32_t i = 0;
+        for (; !interleaved && i + ROPE_RUN <= half; i += ROPE_RUN) {
+            rotate_run(table + i, table + half + i, from + i, half, to + i);
+        }
+        for (; i < half; i++) {
             float cosine = table[i], sine = table[half + i];
             float a = from[i * step], b = from[i * step + distance];
             to[i * step] = a * cosine - b * sine;

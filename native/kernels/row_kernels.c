@@ -27,6 +27,7 @@ static const row_set SETS[] = {
     ROW_SET(INGOT_ISA_AVX512VNNI, avx512vnni),
     ROW_SET(INGOT_ISA_AVX2, avx2),
 #elif defined(__aarch64__)
+    ROW_SET(INGOT_ISA_NEON_DOTPROD, neon_dotprod),
     ROW_SET(INGOT_ISA_NEON, neon),
 #endif
     ROW_SET(INGOT_ISA_REF, ref),
