@@ -28,13 +28,13 @@ typedef struct gemm_dots {
     __m512i of[2][GEMM_TOKENS];
 } gemm_dots;
 
-/* The totals of a row: floats, of t2 int32. */
+/* The sums of a row: floats, of t2 int32. */
 typedef struct gemm_sums {
     __m512i of[2][GEMM_TOKENS];
 } gemm_sums;
 
 /* Sixteen dot products fill half of the registers. The tables of codebooks and their shifts need the other half: there the
- * totals wait in memory for the end of a block (4 % faster); without a codebook they are better off in registers (10 %). */
+ * sums wait in memory for the end of a block (4 % faster); without a codebook they are better off in registers (10 %). */
 LINEAR_INLINE void gemm_keep_in_memory(gemm_sums **totals) { __asm__("" : "+r"(*totals) : : "memory"); }
 
 LINEAR_INLINE void gemm_prepare(const uint8_t *panel, uint32_t blocks, int32_t delta, linear_format format,
