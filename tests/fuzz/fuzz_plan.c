@@ -209,8 +209,8 @@ static void run_file(uint32_t choices) {
     }
     (void)ingot_model_info_get(model, &info);
     const ingot_session_config config = {.struct_size = sizeof config,
-                                         .threads = 1 + choices % 2,
-                                         .kv_format = 1 + choices / 2 % 3,
+                                         .threads = 1,
+                                         .kv_format = 1 + choices % 3,
                                          .memory_limit = WATCHED_MOST};
     ingot_session *session = NULL;
     status = ingot_session_create(model, &config, &session);
