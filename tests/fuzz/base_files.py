@@ -23,7 +23,7 @@ def write_bases(folder: Path) -> None:
     """Write all base files; the session's have four blocks of positions, one has a window."""
     folder.mkdir(parents=True, exist_ok=True)
     every_op(folder / "session_0.ingot", Dtype.Q4, 32, context=256)
-    every_op(folder / "session_1.ingot", Dtype.C4, 32, window=70, sinks=4, context=320)
+    every_op(folder / "session_1.ingot", Dtype.C4, 32, window=70, sinks=4, context=640)
     every_op(folder / "plan_0.ingot", Dtype.Q8, 32)
     every_op(folder / "plan_1.ingot", Dtype.F16, 0, window=9, sinks=2)
     plans = [data for _, data in variants(valid_file())]

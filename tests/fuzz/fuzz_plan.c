@@ -38,7 +38,7 @@ typedef struct base {
 static base bases[MOST_BASES];
 static uint32_t base_count;
 static const base *opened; /* the file that the next open maps */
-static uint8_t *changed;   /* its bytes */
+static uint8_t *changed; /* its bytes */
 
 int LLVMFuzzerInitialize(int *argument_count, char ***arguments);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -208,10 +208,8 @@ static void run_file(uint32_t choices) {
         return;
     }
     (void)ingot_model_info_get(model, &info);
-    const ingot_session_config config = {.struct_size = sizeof config,
-                                         .threads = 1,
-                                         .kv_format = 1 + choices % 3,
-                                         .memory_limit = WATCHED_MOST};
+    const ingot_session_config config = {
+        .struct_size = sizeof config, .threads = 1, .kv_format = 1 + choices % 3, .memory_limit = WATCHED_MOST};
     ingot_session *session = NULL;
     status = ingot_session_create(model, &config, &session);
     expect_message(status);

@@ -11,7 +11,7 @@
 #include "core/crc32c.h"
 #include "watched_memory.h"
 
-enum { MODELS = 2, SLOTS = 4, MOST_TOKENS = 512, MOST_CALLS = 96, CALL_TOKENS = 80, MOST_WIDTH = 256, BLOCK = 64 };
+enum { MODELS = 2, SLOTS = 4, MOST_TOKENS = 704, MOST_CALLS = 96, CALL_TOKENS = 80, MOST_WIDTH = 256, BLOCK = 64 };
 
 typedef struct slot {
     ingot_session *session;
@@ -112,14 +112,17 @@ static void replay(const slot *self, uint32_t chunk) {
 
 static void create(input *in, slot *self) {
     const uint32_t model = byte(in) % MODELS, small = byte(in);
+    const uint32_t context = small % 4 == 0 ? 0 : 16 * byte(in);
+    const uint32_t chunk = small / 4 % 4 == 0 ? 0 : 1 + byte(in) % 18;
+    const uint32_t logits_rows = byte(in) % 5, kv_format = byte(in) % 5;
     const ingot_session_config config = {
         .struct_size = sizeof config - (small == 255),
-        .context = small % 4 == 0 ? 0 : 16 * byte(in),
-        .chunk = small / 4 % 4 == 0 ? 0 : 1 + byte(in) % 18,
-        .logits_rows = byte(in) % 5,
+        .context = context,
+        .chunk = chunk,
+        .logits_rows = logits_rows,
         .threads = small % 8 == 7 ? 2 : 1, /* threads that wait for each other cost most of the time */
         .prefill_threads = small % 8 >= 6 ? 2 : 1,
-        .kv_format = byte(in) % 5,
+        .kv_format = kv_format,
         .memory_limit = small % 16 == 1 ? 4096 * byte(in) : 0,
     };
     ingot_session *session = NULL;
