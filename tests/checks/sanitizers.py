@@ -51,7 +51,8 @@ def errors() -> None:
         output = run([build / name, *arguments[name]], {"LLVM_PROFILE_FILE": str(profile)})
         sys.stdout.write(output)
     _validate_corpus(build / "validate_driver", profiles[2])
-    sources = coverage.native_sources(["*"]) + [ROOT / "native/kernels/linear/linear_call.c"]
+    linear_call = ROOT / "native" / "kernels" / "linear" / "linear_call.c"
+    sources = [*coverage.native_sources(["*"]), linear_call]
     programs = [build / name for name in DRIVERS]
     counts = coverage.error_returns(coverage.export(tools, programs, profiles, sources), sources)
     _report(counts)
@@ -121,7 +122,7 @@ def _pytest(build: Path, library: str, names: Sequence[str], options: Mapping[st
 
 
 def _fixed_addresses() -> list[str]:
-    """TSan of older compilers does not know all layouts of memory; personality ADDR_NO_RANDOMIZE."""
+    """TSan of older compilers does not know all layouts of memory: leave out randomization."""
     setarch = shutil.which("setarch")
     return [setarch, os.uname().machine, "-R"] if setarch else []
 

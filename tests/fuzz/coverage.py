@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Coverage of the C sources from clang's profiles: branches, and which error returns were reached."""
+"""Coverage of the C sources from clang's profiles: branches, and error returns."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ __all__ = ["Outcome", "read_log", "write_table"]
 
 README = ROOT / "tests" / "fuzz" / "README.md"
 BEGIN, END = "<!-- fuzz: begin -->", "<!-- fuzz: end -->"
-HEAD = "| target | seconds | executions | coverage | inputs kept | findings |\n|---|---|---|---|---|---|"
+TITLES = ("target", "seconds", "executions", "coverage", "inputs kept", "findings")
+HEAD = f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}"
 _DONE = re.compile(r"Done (\d+) runs in (\d+) second")
 _LAST = re.compile(r"^#(\d+)\s", re.MULTILINE)
 _EDGES = re.compile(r"cov: (\d+) ")

@@ -27,7 +27,7 @@ from tests.fuzz import coverage
 from tests.fuzz.record import Outcome, read_log, write_table
 from tests.fuzz.targets import SEEDS, TARGETS, Place, Tools, build, find_tools, prepare
 
-LIMITS = ["-timeout=60", "-rss_limit_mb=2048", "-len_control=0", "-print_final_stats=1"]
+LIMITS = ["-timeout=180", "-rss_limit_mb=2048", "-len_control=0", "-print_final_stats=1"]
 LIMITS += ["-report_slow_units=60"]
 MOST_SEED_BYTES = 4096
 
