@@ -51,13 +51,18 @@ def read_rope(config: Configuration, longest: int) -> Rope:
     if kind == "default":
         return Rope(theta)
     if kind == "llama3":
+        low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+        if low >= high:
+            raise IngotError(
+                f"config.json: low_freq_factor {low} is not below high_freq_factor {high}"
+            )
         return Rope(
             theta=theta,
             kind=kind,
             factor=scaling.number("factor"),
             original_context=scaling.integer("original_max_position_embeddings"),
-            low_frequency=scaling.number("low_freq_factor"),
-            high_frequency=scaling.number("high_freq_factor"),
+            low_frequency=low,
+            high_frequency=high,
         )
     return Rope(theta, kind, factor=scaling.number("factor"), original_context=longest)
 
