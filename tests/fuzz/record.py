@@ -20,6 +20,8 @@ HEAD = f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}"
 _DONE = re.compile(r"Done (\d+) runs in (\d+) second")
 _LAST = re.compile(r"^#(\d+)\s", re.MULTILINE)
 _EDGES = re.compile(r"cov: (\d+) ")
+_COUNTERS = re.compile(r"\((\d+) inline 8-bit counters\)")
+_STAT = re.compile(r"stat::number_of_executed_units: (\d+)")
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,15 @@ class Outcome:
         return "| " + " | ".join(f"{word}" for word in (*words, self.findings)) + " |"
 
 
-def read_log(text: str) -> tuple[int, int, int]:
+def read_log(text: str) -> tuple[int, int, str]:
     """Return seconds, executions and edges that a log tells; seconds are 0 where it was cut off."""
-    done = _DONE.search(text)
-    edges = _EDGES.findall(text)
-    last = _LAST.findall(text)
-    executions = int(done[1]) if done else int(last[-1]) if last else 0
-    return int(done[2]) if done else 0, executions, int(edges[-1]) if edges else 0
+    done, stated = _DONE.search(text), _STAT.search(text)
+    edges, counters, last = _EDGES.findall(text), _COUNTERS.search(text), _LAST.findall(text)
+    executions = int(stated[1]) if stated else int(last[-1]) if last else 0
+    share = f"{edges[-1]} edges" if edges else "none"
+    if counters and edges:
+        share = f"{edges[-1]} of {counters[1]} edges"
+    return int(done[2]) if done else 0, executions, share
 
 
 def write_table(outcomes: Mapping[str, Outcome], readme: Path = README) -> None:

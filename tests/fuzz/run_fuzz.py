@@ -76,7 +76,7 @@ def measure(place: Place, tools: Tools, details: bool) -> str:
     command = place.command(["-runs=0", place.corpus, *place.seeds])
     log = run(command, place.environment(profile if place.target.native else None))
     if not place.target.native:
-        return f"{read_log(log)[2]} edges of the importers"
+        return read_log(log)[2]
     sources = coverage.native_sources(place.target.sources)
     program = place.folder / "native" / f"fuzz_{place.target.name}"
     data = coverage.export(tools, [program], [profile], sources)
@@ -103,13 +103,14 @@ def merge(place: Place, keep: int) -> None:
         shutil.copyfile(path, seeds / f"{path.name[:16]}.bin")
 
 
-def outcome_of(place: Place, tools: Tools, details: bool) -> Outcome:
+def outcome_of(place: Place, tools: Tools, details: bool, measured: bool = True) -> Outcome:
     """Return the row of the last run, from its log."""
     log = (place.work / "log.txt").read_text(encoding="utf-8", errors="replace")
-    seconds, executions, _ = read_log(log)
+    seconds, executions, edges = read_log(log)
     kept, found = len(list(place.corpus.iterdir())), len(list((place.work / "findings").iterdir()))
-    share = measure(place, tools, details)
-    return Outcome(place.target.name, seconds, executions, share, kept, found)
+    if place.target.native and measured:
+        sys.stdout.write(f"{place.target.name}: {measure(place, tools, details)}\n")
+    return Outcome(place.target.name, seconds, executions, edges, kept, found)
 
 
 def run_target(place: Place, tools: Tools, options: argparse.Namespace) -> Outcome:
@@ -139,6 +140,7 @@ def parse() -> argparse.Namespace:
     add("--merge", action="store_true", help="afterwards reduce the corpus to what it reaches")
     add("--keep", type=int, default=0, help="with --merge: commit so many small inputs as seeds")
     add("--record", action="store_true", help="write the rows into tests/fuzz/README.md")
+    add("--from-logs", action="store_true", help="record the last runs by their logs; runs nothing")
     add("--details", action="store_true", help="list the sides of branches that never ran")
     add("--build-dir", type=Path, default=ROOT / "build" / "fuzz")
     add("--corpus-dir", type=Path, help="where corpora are kept, by default BUILD_DIR/corpus")
@@ -154,6 +156,10 @@ def main() -> int:
     except StepError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    if options.from_logs:
+        places = [Place(folder, cache, TARGETS[name]) for name in options.only]
+        write_table({p.target.name: outcome_of(p, tools, False, measured=False) for p in places})
+        return 0
     build(folder, tools, options.only)
     outcomes = {}
     for name in options.only:
