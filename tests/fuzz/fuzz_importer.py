@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 import logging
+import os
 import random
 import struct
 import sys
@@ -60,6 +61,7 @@ def main() -> int:
         sys.stderr.write(f"expected a target first: {', '.join(CHECKS)}\n")
         return 2
     target = sys.argv.pop(1)
+    sys.argv[0] = os.environ.get("INGOT_FUZZ_PROGRAM", sys.argv[0])  # what a merge starts again
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
 

@@ -93,6 +93,8 @@ def merge(place: Place, keep: int) -> None:
     smallest.mkdir(parents=True)
     run(place.command(["-merge=1", smallest, place.corpus, *place.seeds]), place.environment())
     before = len(list(place.corpus.iterdir()))
+    if not any(smallest.iterdir()):
+        raise StepError(f"{place.target.name}: the merge left nothing; the corpus is as it was")
     shutil.rmtree(place.corpus)
     smallest.rename(place.corpus)
     inputs = sorted(place.corpus.iterdir(), key=lambda path: (path.stat().st_size, path.name))

@@ -96,26 +96,33 @@ class Place:
 
     def command(self, options: Sequence[str | Path]) -> list[str]:
         """Return the command of the target with libFuzzer's options."""
-        name = self.target.name
-        program: list[str] = [str(self.folder / "native" / f"fuzz_{name}")]
-        if not self.target.native:
-            program = [sys.executable, "-m", "tests.fuzz.fuzz_importer", name]
-        return [*program, f"-max_len={self.target.most_bytes}", *map(str, options)]
+        return [str(self.program), f"-max_len={self.target.most_bytes}", *map(str, options)]
+
+    @property
+    def program(self) -> Path:
+        """The program; for a Python target a script, because libFuzzer merges by starting it."""
+        folder = self.folder / "native" if self.target.native else self.work
+        return folder / f"fuzz_{self.target.name}"
 
     def environment(self, profile: Path | None = None) -> dict[str, str]:
         """Return what the target reads from the environment."""
         paths = os.pathsep.join(map(str, PACKAGES))
         return {
             "INGOT_FUZZ_FOLDER": str(self.folder / "bases"),
+            "INGOT_FUZZ_PROGRAM": str(self.program),
             "LLVM_PROFILE_FILE": str(profile or os.devnull),
             "PYTHONPATH": paths,
         }
 
 
 def prepare(place: Place) -> None:
-    """Make the folders of a target."""
+    """Make the folders of a target, and the script that starts it."""
     for path in (place.corpus, place.work / "findings"):
         path.mkdir(parents=True, exist_ok=True)
+    if not place.target.native:
+        start = f'"{sys.executable}" -m tests.fuzz.fuzz_importer {place.target.name} "$@"'
+        place.program.write_text(f"#!/bin/sh\nexec {start}\n", encoding="utf-8")
+        place.program.chmod(0o755)
 
 
 def build(folder: Path, tools: Tools, names: Sequence[str]) -> None:
