@@ -75,9 +75,17 @@ static uint32_t pass_length(const ingot_session *session, uint32_t left, uint32_
                                                                                                  : session->chunk;
 }
 
+/* Blocks that were written and not taken up by ingot_session_resume() are room for what is fed now. */
+static void drop_written(ingot_session *session) {
+    if (session->position == 0) {
+        ingot_kv_state_cut(&session->kv, 0);
+    }
+}
+
 static ingot_status feed(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
     session->limit = session->model->step_count;
     session->tracing = false;
+    drop_written(session);
     while (count > 0) {
         uint32_t m = pass_length(session, count, wanted);
         ingot_status status = ingot_kv_state_own(&session->kv, session->position, session->position + m);
@@ -133,6 +141,7 @@ ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, 
                             session->chunk, session->model->step_count);
     }
     if (status == INGOT_OK) {
+        drop_written(session);
         status = ingot_kv_state_own(&session->kv, session->position, session->position + count);
     }
     if (status == INGOT_OK) {

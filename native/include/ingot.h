@@ -362,8 +362,9 @@ uint64_t ingot_session_block_bytes(const ingot_session *session);
 /** Copies block `block` out. @return INGOT_ERROR_WRONG_STATE if the session does not hold it (behind the position, or
  * left behind by a window). */
 ingot_status ingot_session_block_read(ingot_session *session, uint32_t block, uint8_t *out, uint64_t size);
-/** Puts a block into a session whose position is 0; ingot_session_resume then moves the position.
- * The bytes must come from ingot_session_block_read of the same model, format and library. */
+/** Puts a block into a session whose position is 0; ingot_session_resume then moves the position, feeding tokens instead
+ * drops it. The bytes must come from ingot_session_block_read of the same model, format and library.
+ * @return INGOT_ERROR_WRONG_STATE at another position, or for more blocks than a session with a window ever holds. */
 ingot_status ingot_session_block_write(ingot_session *session, uint32_t block, const uint8_t *data, uint64_t size);
 /** Takes up a session at `position` after its blocks were written.
  * @return INGOT_ERROR_WRONG_STATE if a block is missing that the next token sees. */

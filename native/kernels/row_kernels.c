@@ -23,10 +23,10 @@ typedef struct row_set {
 
 /* Best first; the reference is the last, so that a search always ends. */
 static const row_set SETS[] = {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(INGOT_REF_ONLY)
     ROW_SET(INGOT_ISA_AVX512VNNI, avx512vnni),
     ROW_SET(INGOT_ISA_AVX2, avx2),
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(INGOT_REF_ONLY)
     ROW_SET(INGOT_ISA_NEON_DOTPROD, neon_dotprod),
     ROW_SET(INGOT_ISA_NEON, neon),
 #endif

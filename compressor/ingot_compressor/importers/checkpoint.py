@@ -16,7 +16,7 @@ from ingot.errors import IngotError, StorageError
 from ingot_compressor.importers.configuration import Configuration
 from ingot_compressor.ir import FloatArray, Weight
 
-__all__ = ["Checkpoint", "read_configuration", "read_json"]
+__all__ = ["Checkpoint", "is_text", "read_configuration", "read_json"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -33,8 +33,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IngotError(f"{path}: not valid JSON ({error}); copy the file again") from error
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value of a JSON file is a string that UTF-8 can hold: no lone surrogates."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def read_configuration(path: Path) -> Configuration:
