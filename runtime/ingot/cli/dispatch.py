@@ -39,6 +39,8 @@ COMMANDS = {
     "bench": Command("ingot.cli.bench", "measure speed against the memory's own"),
     "tune": Command("ingot.cli.tune", "choose threads and kernels by measurement"),
     "targets": Command("ingot.cli.targets", "list and show device profiles"),
+    "build-runtime": Command("ingot.cli.build_runtime", "build libingot for a device"),
+    "lab": Command("ingot.cli.lab", "run scripts on an emulated board"),
 }
 
 _EPILOG = """examples:
