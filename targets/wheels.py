@@ -2,7 +2,7 @@
 """Build the wheels that devices install: one file each, with every kernel level in it.
 
 Each is compiled by zig, so that one machine makes them all, and then has to pass auditwheel and the
-limit of two megabytes. auditwheel was chosen because it holds the policies that pip's tags stand for.
+limit of two megabytes. auditwheel was chosen because it holds the policies behind pip's tags.
 
 Example:
     python -m targets.wheels                       # or: make wheels

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import native, package, source
+from tests.checks import cross, native, package, source
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -30,9 +30,13 @@ STEPS: dict[str, Callable[[], None]] = {
     "headers": native.headers,
     "android": native.android_syntax,
     "wheel": package.wheel,
+    "no-compiler": cross.no_compiler,
     "examples": package.examples,
     "address": native.address_sanitizer,
     "threads": native.thread_sanitizer,
+    "runtimes": cross.runtimes,
+    "wheels": cross.wheels,
+    "boards": cross.boards,
     "fuzz": native.fuzz,
 }
 
