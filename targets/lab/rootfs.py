@@ -45,8 +45,7 @@ def prepare_root(folder: Path, architecture: str = "aarch64") -> Path:
         shutil.rmtree(path, ignore_errors=True)
     options = _apt_options(state, DEBIAN_NAMES[architecture])
     packages = [*PACKAGES, *DEBIAN_INSTEAD.get(architecture, [])]
-    run(["apt-get", *options, "update"])
-    run(["apt-get", *options, "--yes", "--download-only", "install", *packages])
+    _download_packages(options, packages)
     root.mkdir(parents=True)
     for package in sorted((state / "cache" / "archives").glob("*.deb")):
         run(["dpkg", "-x", str(package), str(root)])
@@ -54,6 +53,22 @@ def prepare_root(folder: Path, architecture: str = "aarch64") -> Path:
     python_of(root)
     (place / "root.done").touch()
     return root
+
+
+def _download_packages(options: list[str], packages: list[str]) -> None:
+    """Download packages; an index that fails is no harm where another has what is asked for.
+
+    Raises: LabError with what apt said first.
+    """
+    problem = None
+    try:
+        run(["apt-get", *options, "update"])
+    except LabError as error:
+        problem = error
+    try:
+        run(["apt-get", *options, "--yes", "--download-only", "install", *packages])
+    except LabError as error:
+        raise problem or error from error
 
 
 def _apt_options(state: Path, architecture: str) -> list[str]:

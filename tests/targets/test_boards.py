@@ -36,7 +36,7 @@ del held
 pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 print(count, pages >> 20, open("/proc/meminfo").readline().split()[1])
 """
-# What a script sees of one file: seconds to read it, bytes that it had, error of a read and a write.
+# What a script sees of one file: seconds to read it, bytes, and the error; then of a new one.
 PROBE = """
 import errno, json, mmap, os, sys, time
 path, out = sys.argv[1:]
@@ -135,8 +135,7 @@ def test_unknown_names_are_answered_with_the_known(capsys: pytest.CaptureFixture
 
 
 def test_storage_is_as_it_is_where_nothing_is_set(shim: Path, card: Path, tmp_path: Path) -> None:
-    read_s, *rest = probe(shim, card, Storage(), card)
-    assert rest == [200_000, "", 200_000, ""]
+    assert probe(shim, card, Storage(), card)[1:] == [200_000, "", 200_000, ""]
     worn = Storage(read_fails_at=65536, write_fails_after=65536)
     # The folder's neighbours are left alone, those whose name begins like it too.
     (tmp_path / "car").mkdir()
@@ -157,7 +156,7 @@ def test_worn_storage_fails_reads_and_full_storage_writes(shim: Path, card: Path
 
 
 def test_worn_storage_fails_in_a_mapping(shim: Path, card: Path) -> None:
-    """The pages before the fault are the file's; touching one after it is SIGBUS, as it is there."""
+    """The pages before the fault are the file's; touching one after it is SIGBUS."""
     environment = {**os.environ, **load_storage("worn-card").environment(card)}
     environment["LD_PRELOAD"] = str(shim)
     command = [sys.executable, "-I", "-c", MAP, str(card / "file")]

@@ -83,7 +83,7 @@ def test_wrapper_translates_for_zig(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_missing_compilers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     triple = parse_triple("aarch64-linux-gnu")
-    with pytest.raises(LabError, match="apt install gcc-aarch64-linux-gnu.*zig needs pip only"):
+    with pytest.raises(LabError, match=r"apt install gcc-aarch64-linux-gnu.*zig needs pip only"):
         build.build_runtime(triple, tmp_path / "out", tmp_path, "gcc")
     with pytest.raises(LabError, match="glibc only"):
         build.build_runtime(parse_triple("aarch64-linux-musl"), tmp_path, tmp_path, "gcc")

@@ -28,7 +28,7 @@ _EPILOG = """examples:
 The folder holds libingot.so, its Python binding and the C headers. On the device, set
 INGOT_NATIVE_DIR to it, or link a C program with it. zig comes by pip (410 MB, once); nothing
 else is installed, and the device never needs a compiler. Without an NDK an Android target is only
-checked: clang reads every source for its triple, and the command says what is missing (status 1)."""
+checked: clang reads every source for its triple, and the exit status is 1."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
