@@ -62,7 +62,7 @@ def _run_harness(architecture: str, emulator: str) -> None:
 
 
 def wheels() -> None:
-    """Three wheels, audited; the board's pip installs that of aarch64, which runs at three cores."""
+    """Three wheels, audited; the board's pip installs the aarch64 one, which runs at 3 cores."""
     out = FOLDER / "wheels"
     shutil.rmtree(out, ignore_errors=True)
     try:
