@@ -66,6 +66,26 @@ print(data[65535 - 4096], flush=True)
 print(data[65536 + 4096], flush=True)
 """
 
+# Fills the memory up to 128 KiB, opens a session, and opens it again with room.
+SQUEEZE = """
+import mmap, sys
+from ingot import Model
+model = Model(sys.argv[1])
+held = []
+try:
+    while True:
+        held.append(mmap.mmap(-1, 1 << 17))
+except OSError:
+    pass
+try:
+    model.session(512, 1)
+except MemoryError as error:
+    held.clear()
+    print(type(error).__name__, error)
+with model.session(512, 1):
+    print("a session")
+"""
+
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -210,20 +230,21 @@ def test_model_on_a_worn_card(
     assert calm.status == 0, calm.errors
 
 
-def test_model_on_a_full_card_and_in_little_memory(
+def test_session_in_little_memory(on_board: Callable[..., Outcome], lantern_ingot: Path) -> None:
+    """A session that does not fit is an error with the bytes, and fits once there is room again."""
+    outcome = on_board(["-c", SQUEEZE, lantern_ingot], Conditions(memory_bytes=96 * MEGABYTE))
+    assert outcome.status == 0, outcome.errors
+    first, second = outcome.output.splitlines()
+    assert first.startswith("OutOfMemoryError the system gave no ")
+    assert second == "a session"
+
+
+def test_copy_to_a_full_card(
     on_board: Callable[..., Outcome], lantern_ingot: Path, tmp_path: Path
 ) -> None:
-    """A context that does not fit is refused in a sentence; nothing is killed."""
-    words = ["-m", "ingot", "run", lantern_ingot, "--prompt", "It", "--max-tokens", "2"]
-    outcome = on_board(
-        [*words, "--context", 2_000_000, "--threads", "1"], Conditions(memory_bytes=64 * MEGABYTE)
-    )
-    assert outcome.status == 1, outcome.errors
-    assert "ingot: error:" in outcome.errors
     copy = "import shutil, sys; shutil.copyfile(*sys.argv[1:])"
-    full = on_board(
-        ["-I", "-c", copy, lantern_ingot, tmp_path / "copy.ingot"],
-        Conditions(storage=load_storage("full-card"), storage_folder=tmp_path),
-    )
-    assert full.status == 1
-    assert "No space left on device" in full.errors
+    full = Conditions(storage=load_storage("full-card"), storage_folder=tmp_path)
+    outcome = on_board(["-I", "-c", copy, lantern_ingot, tmp_path / "copy.ingot"], full)
+    assert outcome.status == 1
+    assert "No space left on device" in outcome.errors
+    assert (tmp_path / "copy.ingot").stat().st_size == 65536
