@@ -48,7 +48,14 @@ def install_wheel(board: Board, wheel: Path, into: Path, cpu: str = "cortex-a76"
     if pip is None:
         raise LabError(f"no pip is in {house}")
     shutil.rmtree(into, ignore_errors=True)
-    options = ["--no-index", "--find-links", house, "--no-compile", "--no-cache-dir", "--quiet"]
+    options: list[str | Path] = [
+        "--no-index",
+        "--find-links",
+        house,
+        "--no-compile",
+        "--no-cache-dir",
+        "--quiet",
+    ]
     options += ["--disable-pip-version-check", "--root-user-action", "ignore", "--target", into]
     python = python_of(board.root())
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
