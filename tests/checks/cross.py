@@ -24,7 +24,7 @@ from tests.checks.package import FOLDER, model_file
 PROMPT = ["--prompt", "The lamp on the table", "--max-tokens", "12", "--temperature", "0", "--json"]
 # Harnesses without an emulated root file system: linked statically with musl.
 EMULATORS = {"aarch64": "qemu-aarch64", "armv7": "qemu-arm", "riscv64": "qemu-riscv64"}
-WHEEL_BOARDS = {"rpi3": "neon", "rpi4": "neon", "android-arm64": "neon_i8mm"}
+WHEEL_BOARDS = {"rpi3": "neon", "rpi4": "neon", "armv9": "neon_i8mm"}
 LEVEL = (
     "from ingot._native import native; lib = native().lib; "
     "print(lib.ingot_cpu_features(), native().path)"
