@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from targets.cross.build import tool
 from targets.cross.triples import GLIBC, parse_triple
 from targets.cross.zig import REPOSITORY, zig_environment, zig_settings
 from targets.lab.process import LabError, run
@@ -54,8 +55,12 @@ def build_wheel(tag: str, out: Path) -> Wheel:
     Raises: LabError if it does not build, is too large, or auditwheel refuses the tag.
     Cost: about two minutes on one core; zig's 410 MB once.
     """
-    settings = zig_settings(CACHE, parse_triple(WHEELS[tag]), GLIBC)
+    triple = parse_triple(WHEELS[tag])
+    settings = zig_settings(CACHE, triple, GLIBC)
     settings.append("-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-s")
+    if triple.libc == "musl":
+        settings.append(f"-DINGOT_PATCHELF={tool('patchelf')}")
+        settings.append(f"-DINGOT_MUSL_LIBC=libc.musl-{triple.architecture.processor}.so.1")
     # The tag of a wheel is that of sysconfig's platform, which this names for a cross build.
     environment = {**zig_environment(CACHE), "_PYTHON_HOST_PLATFORM": tag}
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]

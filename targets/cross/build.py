@@ -15,7 +15,7 @@ from targets.cross.triples import GLIBC, Triple
 from targets.cross.zig import REPOSITORY, zig_environment, zig_settings
 from targets.lab.process import LabError, run
 
-__all__ = ["COMPILERS", "Built", "build_native", "build_runtime", "glibc_needed"]
+__all__ = ["COMPILERS", "Built", "build_native", "build_runtime", "glibc_needed", "tool"]
 
 COMPILERS = ("auto", "zig", "gcc", "ndk")
 STRIPPED = "-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-s"
