@@ -27,11 +27,13 @@ def prepare_wheelhouse(board: Board) -> Path:
     house, stamp = board.folder / "wheelhouse", board.folder / "wheelhouse.done"
     version = python_of(board.root()).name.removeprefix("python")
     wanted = pinned(REPOSITORY / "constraints.txt", WHEELS)
-    text = "\n".join([PIP, *wanted, version])
+    text = "\n".join([PIP, *wanted, version, "with dependencies"])
     if stamp.exists() and stamp.read_text(encoding="utf-8") == text:
         return house
     shutil.rmtree(house, ignore_errors=True)
-    download_wheels(house, wanted, version, board.architecture)
+    # With what tokenizers asks for: the board's pip installs nothing that lacks a dependency.
+    more = ["--constraint", str(REPOSITORY / "constraints.txt")]
+    download_wheels(house, wanted, version, board.architecture, more)
     run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(house), PIP])
     stamp.write_text(text, encoding="utf-8")
     return house

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from targets.lab.process import LabError, run
@@ -24,6 +25,9 @@ SOURCES = [
     Path("/etc/apt/sources.list.d/debian.sources"),
     Path("/etc/apt/sources.list"),
 ]
+
+
+NO_MORE = ("--no-deps",)
 
 
 def _place(folder: Path, architecture: str) -> Path:
@@ -138,11 +142,16 @@ def _debian_packages(folder: Path, architecture: str) -> list[Path]:
     return sorted((prepare_root(folder, architecture) / "usr/lib/python3/dist-packages").glob("*"))
 
 
-def download_wheels(into: Path, wanted: list[str], version: str, architecture: str) -> None:
-    """Download wheels for a Python of the board. Raises: LabError if pip cannot."""
+def download_wheels(
+    into: Path, wanted: list[str], version: str, architecture: str, more: Sequence[str] = NO_MORE
+) -> None:
+    """Download wheels for a Python of the board, alone where nothing more is told to pip.
+
+    Raises: LabError if pip cannot.
+    """
     machine = MACHINES[architecture]
     platforms = [word for name in PLATFORMS for word in ("--platform", f"{name}_{machine}")]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", *more]
     command += ["--only-binary=:all:", "--python-version", version, "--dest", str(into)]
     run([*command, *platforms, *wanted])
 
