@@ -21,7 +21,7 @@ __all__ = ["add_parser", "run", "size_bytes"]
 _EPILOG = """examples:
   ingot lab boards
   ingot lab run --board rpi5 script.py --its-option
-  ingot lab run --board zero2w --memory 200M -m ingot run file.ingot --prompt "It was"
+  ingot lab run --board zero2w --memory 200M -- -m ingot run file.ingot --prompt "It was"
   ingot lab run --board rpi4 --storage slow-card --storage-folder models script.py
   ingot lab run --board rpi5 --wheel dist/ingot-0.1.0-py3-none-manylinux_2_28_aarch64.whl script.py
 
