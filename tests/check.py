@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import cross, native, package, source
+from tests.checks import cross, native, package, source, suite, updates
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -32,6 +32,10 @@ STEPS: dict[str, Callable[[], None]] = {
     "wheel": package.wheel,
     "no-compiler": cross.no_compiler,
     "examples": package.examples,
+    "slow": suite.slow_tests,
+    "kills": updates.kills,
+    "deploy": updates.deployment,
+    "bundle": updates.bundle,
     "address": native.address_sanitizer,
     "threads": native.thread_sanitizer,
     "runtimes": cross.runtimes,

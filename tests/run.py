@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the suite: install the system packages that it uses, then pytest.
 
+Without arguments tests marked `slow` are left to `python tests/check.py --only slow`.
+
 Example:
     python tests/run.py
     python tests/run.py tests/runtime -k sampling
@@ -26,7 +28,7 @@ def main(arguments: list[str]) -> int:
         print(f"missing: {package.name}; without it: {package.cost}", flush=True)
     # -rs names every skipped test; the slowest are shown since the suite has a time limit.
     options = ["--rootdir", str(ROOT), "-rs", "--durations=15", "--durations-min=2"]
-    return int(pytest.main([*options, *(arguments or [str(ROOT / "tests")])]))
+    return int(pytest.main([*options, *(arguments or ["-m", "not slow", str(ROOT / "tests")])]))
 
 
 if __name__ == "__main__":

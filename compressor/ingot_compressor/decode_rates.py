@@ -20,14 +20,17 @@ from ingot_compressor.numerics import Encoding, group_of, quantize_matrix
 
 __all__ = ["decode_rates", "measure_rate"]
 
-# A matrix beyond the caches, in bytes for each thread, and how often it is read.
-MATRIX_BYTES = 32 << 20
+# What is read, in bytes for all threads together, where the size of the model is not known, and
+# how often. It has to be of the model's size: a part of it stays in the cache from token to token.
+MATRIX_BYTES = 256 << 20
 MATRIX_K = 4096
 REPETITIONS = 7
 
 
-def decode_rates(target: Target, formats: Iterable[Dtype], threads: int) -> Mapping[Dtype, float]:
-    """Return bytes of weights per second by format.
+def decode_rates(
+    target: Target, formats: Iterable[Dtype], threads: int, weight_bytes: int = MATRIX_BYTES
+) -> Mapping[Dtype, float]:
+    """Return bytes of weights per second by format, for a model that reads `weight_bytes` a token.
 
     A profile's figure for memory is that of every format: it is what bounds a token on the devices
     that have one. The host is measured.
@@ -41,7 +44,8 @@ def decode_rates(target: Target, formats: Iterable[Dtype], threads: int) -> Mapp
             f"target {target.name} has no memory.achievable_gb_s: nobody measured it;"
             " --min-decode needs a profile that has it, or --target host"
         )
-    return {dtype: measure_rate(dtype, threads) for dtype in formats}
+    size = min(weight_bytes, MATRIX_BYTES)
+    return {dtype: measure_rate(dtype, threads, size) for dtype in formats}
 
 
 def measure_rate(dtype: Dtype, threads: int, matrix_bytes: int = MATRIX_BYTES) -> float:
@@ -54,7 +58,7 @@ def measure_rate(dtype: Dtype, threads: int, matrix_bytes: int = MATRIX_BYTES) -
     random = np.random.default_rng(0).standard_normal((TILE_ROWS, MATRIX_K), np.float32)
     tile = quantize_matrix(random, Encoding(dtype, group, search=False))
     packed = pack(tile).reshape(-1)
-    tiles = max(1, matrix_bytes // packed.size)
+    tiles = max(1, matrix_bytes // threads // packed.size)
     work = [_Work(tile, packed, tiles) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         seconds = []

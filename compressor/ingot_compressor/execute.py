@@ -126,10 +126,12 @@ def execute_block(
     observe: Observer | None = None,
     quantize_activations: bool = False,
     activation: Rounding | None = None,
+    observe_output: Observer | None = None,
 ) -> torch.Tensor:
     """Return the output of a program whose input may be an activation: one of `split_blocks`.
 
-    Options as in `execute`; positions count from 0.
+    Options as in `execute`; positions count from 0. `observe_output` is called with each weight of
+    a linear operation and what it gives, (b, t, n), before bias, gate and residual.
 
     Shapes: x (b, t) int64 or (b, t, width) float32; result (b, t, width of the output) float32.
     """
@@ -141,6 +143,7 @@ def execute_block(
         observe=observe,
         quantize=quantize_activations,
         activation=activation,
+        observe_output=observe_output,
     )
     last_use = _last_uses(block)
     for index, operation in enumerate(block.operations):
@@ -187,6 +190,7 @@ class _Run:
     observe: Observer | None
     quantize: bool
     activation: Rounding | None
+    observe_output: Observer | None
 
     def get(self, name: str) -> torch.Tensor:
         """Return an activation, or the values of a weight or constant."""
@@ -251,6 +255,8 @@ def _linear(run: _Run, operation: Operation) -> tuple[torch.Tensor, ...]:
         else:
             given = rounded if run.activation is None else run.activation(name, x)
         out = functional.linear(given, run.get(name))
+        if run.observe_output is not None:
+            run.observe_output(name, out)
         if operands.biases:
             out = out + run.get(operands.biases[index])
         outputs.append(out)

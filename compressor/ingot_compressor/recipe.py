@@ -66,7 +66,8 @@ class Rounding:
 
     `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in this order.
     Units: sequences of `length` tokens; `iterations` of training for each block; `sweeps` of
-    coordinate descent after GPTQ's own.
+    coordinate descent after GPTQ's own; `guided` groups of rows, for weights of 3 bits and less,
+    whose tokens GPTQ weighs by the gradient of the loss (0: all tokens alike).
     """
 
     method: str
@@ -75,6 +76,7 @@ class Rounding:
     batch: int
     iterations: int
     sweeps: int = 4
+    guided: int = 0
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -241,6 +243,10 @@ def _check_training(label: str, rounding: Rounding | None, distil: Distil | None
         raise InvalidArgumentError(
             f"recipe {label}: rounding.method is '{rounding.method}',"
             f" expected one of {', '.join(ROUNDINGS)}"
+        )
+    if rounding is not None and rounding.guided < 0:
+        raise InvalidArgumentError(
+            f"recipe {label}: rounding.guided is {rounding.guided}, expected 0 or more groups"
         )
     for part in distil.parts if distil is not None else ():
         if part not in TRAINED_PARTS:

@@ -28,6 +28,7 @@ from ingot_compressor.passes.block_methods import (
 )
 from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.distill import DistillSettings, distill
+from ingot_compressor.passes.guidance import token_weights
 from ingot_compressor.passes.quantize import body_names
 from ingot_compressor.passes.refine import BlockReport, refine_blocks
 from ingot_compressor.passes.train_block import TrainSettings
@@ -38,6 +39,8 @@ from ingot_compressor.work import WorkFolder, work_key
 __all__ = ["TrainingFacts", "train"]
 
 STATE = "distil"
+# Where rounding loses most: on the bundled model four groups gain 4 % of KL in c3 and 3 % in c2.
+GUIDED = (Dtype.C3, Dtype.C2, Dtype.T2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,8 @@ def _refine(
         raise InvalidArgumentError("the calibration text is too short to train on: give more")
     warning = rank_warning(sum(map(len, windows)), job.program) if name == "gptq" else None
     job.warnings.extend([] if warning is None else [warning])
-    method = _block_method(rounding, name)
+    guidance = _guidance(job, rounding, found, windows) if name == "gptq" else {}
+    method = _block_method(rounding, name, guidance)
     stage = "Training blocks" if name == "trained" else "Solving blocks"
     total = sum(method.steps(block) for block in split_blocks(job.program)[1:-1])
     with job.progress.stage(stage, total) as done:
@@ -151,10 +155,26 @@ def _refine(
     return better, TrainingFacts(f"{name}, block by block", blocks)
 
 
-def _block_method(rounding: Rounding, name: str) -> BlockMethod:
+def _guidance(
+    job: Job, rounding: Rounding, found: Mapping[str, Quantized], windows: list[Any]
+) -> dict[str, torch.Tensor]:
+    """Return the weights of tokens for what is stored in few bits; without such nothing is run."""
+    few = [name for name, quantized in found.items() if quantized.dtype in GUIDED]
+    if rounding.guided == 0 or not few:
+        return {}
+    with job.progress.stage("Weighing tokens", len(windows)) as done:
+        store = open_store(job.program)
+        weights = token_weights(job.program, windows, rounding.guided, store, rounding.batch, done)
+    return {name: weights[name] for name in few if name in weights}
+
+
+def _block_method(
+    rounding: Rounding, name: str, guidance: Mapping[str, torch.Tensor]
+) -> BlockMethod:
     if name == "trained":
         return TrainedRounding(TrainSettings(rounding.iterations, rounding.batch))
-    return SolvedCodes(GptqOptions(sweeps=rounding.sweeps, refit=True), rounding.batch)
+    options = GptqOptions(sweeps=rounding.sweeps, refit=True)
+    return SolvedCodes(options, rounding.batch, guidance=guidance)
 
 
 def _teacher(job: Job) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -18,7 +18,7 @@ typedef struct linear_input {
 
 static const float *normalized_row(const ingot_lane *lane, const ingot_step *step) {
     const ingot_session *session = lane->session;
-    const ingot_step *norm = &session->model->steps[step->absorbed_norm];
+    const ingot_step *norm = &session->model->steps[step->absorbed_step];
     const ingot_norm_parameters *parameters = norm->parameters;
     session->model->rows.rms_norm(ingot_row(session, norm->inputs[0], 0), ingot_constant(session, norm->inputs[1]),
                                   parameters->width, parameters->epsilon, lane->area->row);
@@ -49,7 +49,7 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, boo
     const ingot_thread_area *area = lane->area;
     const uint32_t k = session->places[step->inputs[0]].width;
     ingot_lane_synchronize(lane);
-    bool norm_here = step->absorbed_norm >= 0 && !session->tracing;
+    bool norm_here = step->absorbed_step >= 0 && !session->tracing;
     const float *x = norm_here ? normalized_row(lane, step) : ingot_row(session, step->inputs[0], 0);
     if (per_token || step->quantizes) {
         quantizer(lane, per_token)(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);

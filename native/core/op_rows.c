@@ -81,9 +81,8 @@ static void layer_norm_row(const ingot_session *session, const ingot_step *step,
 
 void ingot_op_layer_norm(ingot_lane *lane, const ingot_step *step) { for_each_row(lane, step, layer_norm_row); }
 
-/* Rotates the pair (x[i], x[j]) of every head; the rest of a head is copied. */
-static void rope_heads(const ingot_rope_parameters *parameters, const float *table, const float *x, uint32_t width,
-                       float *y) {
+void ingot_rope_heads(const ingot_rope_parameters *parameters, const float *table, const float *x, uint32_t width,
+                      float *y) {
     const uint32_t half = parameters->rotary_size / 2;
     const bool interleaved = parameters->style == INGOT_ROPE_STYLE_INTERLEAVED;
     const uint32_t step = interleaved ? 2 : 1, distance = interleaved ? 1 : half;
@@ -102,17 +101,26 @@ static void rope_heads(const ingot_rope_parameters *parameters, const float *tab
     }
 }
 
+const float *ingot_rope_table(const ingot_session *session, const ingot_step *step, uint32_t row) {
+    const ingot_rope_parameters *parameters = step->parameters;
+    return ingot_constant(session, step->inputs[2]) + (size_t)(session->position + row) * parameters->rotary_size;
+}
+
 static void rope_row(const ingot_session *session, const ingot_step *step, uint32_t row) {
     const ingot_rope_parameters *parameters = step->parameters;
-    const float *table = ingot_constant(session, step->inputs[2]);
-    table += (size_t)(session->position + row) * parameters->rotary_size;
+    const float *table = ingot_rope_table(session, step, row);
     for (uint32_t side = 0; side < 2; side++) {
-        rope_heads(parameters, table, ingot_row(session, step->inputs[side], row),
-                   session->places[step->inputs[side]].width, ingot_row(session, step->outputs[side], row));
+        ingot_rope_heads(parameters, table, ingot_row(session, step->inputs[side], row),
+                         session->places[step->inputs[side]].width, ingot_row(session, step->outputs[side], row));
     }
 }
 
-void ingot_op_rope(ingot_lane *lane, const ingot_step *step) { for_each_row(lane, step, rope_row); }
+void ingot_op_rope(ingot_lane *lane, const ingot_step *step) {
+    if (step->absorbed && ingot_row_count(lane->session, step->outputs[0]) == 1 && !lane->session->tracing) {
+        return; /* whoever takes a head in the attention rotates it */
+    }
+    for_each_row(lane, step, rope_row);
+}
 
 /* tanh(x) = 2 silu(2x) / (2x) - 1 = 2 / (1 + e^-2x) - 1, by the exact kernel of the ISA: silu(z) / z. */
 static float tanh_by_gate(const ingot_session *session, float x) {

@@ -26,7 +26,7 @@ enum { INGOT_SPLIT_TOKENS = 4 };
 typedef struct ingot_thread_area {
     float *tile;      /* accumulators of the tiles in work */
     float *attention; /* scratch of the attention kernel */
-    float *row;       /* a normalized row */
+    float *row;       /* a normalized row, or the rotated queries and key of a head */
     int8_t *a;        /* a quantized row */
     float *a_scale;
     int32_t *a_sum;
@@ -77,7 +77,7 @@ struct ingot_session {
     uint32_t selected; /* of them the last whose logits are wanted */
     uint32_t limit;    /* instructions to run */
     uint32_t pick_count; /* best logits to keep per row instead of writing all; 0: write them */
-    bool tracing;      /* absorbed norms are written out as well */
+    bool tracing;      /* absorbed steps are written out as well */
     ingot_profile *profile; /* NULL while off */
     ingot_choices choices;
 };

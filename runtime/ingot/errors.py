@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from ingot.format import Rule
 
 __all__ = [
+    "CanaryError",
     "CancelledError",
     "ContextFullError",
     "FormatError",
@@ -19,8 +20,10 @@ __all__ = [
     "MissingExtraError",
     "NotBuiltError",
     "OutOfMemoryError",
+    "SignatureError",
     "StateError",
     "StorageError",
+    "TransferError",
     "error_from_status",
 ]
 
@@ -92,6 +95,22 @@ class MissingExtraError(IngotError, ImportError):
 
 class NotBuiltError(IngotError, NotImplementedError):
     """An option whose method does not exist yet; the CLI exits with 2."""
+
+
+class SignatureError(IngotError, ValueError):
+    """A manifest is not signed by a key that the store trusts, or is older than what it had."""
+
+
+class CanaryError(IngotError, RuntimeError):
+    """A new version computed wrongly on this device; the version before it stays."""
+
+
+class TransferError(IngotError, ConnectionError):
+    """The connection to a device broke, or the far side spoke otherwise than agreed."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Make one; not OSError's way, which reads two arguments as number and text."""
+        IngotError.__init__(self, message, status)
 
 
 _CLASSES: dict[int, type[IngotError]] = {

@@ -60,7 +60,7 @@ def test_logits_of_tokens_that_stay_are_what_they_were(lantern: Imported) -> Non
     expected = logits(lantern.program, torch.from_numpy(kept.ids[ids])[None])
     found = logits(trimmed.program, torch.from_numpy(ids)[None])
     assert found.shape[-1] == len(kept.ids)
-    assert torch.equal(found, expected[..., torch.from_numpy(kept.ids)])
+    torch.testing.assert_close(found, expected[..., torch.from_numpy(kept.ids)])
 
 
 def test_untied_head_and_surplus_rows(tmp_path: Path) -> None:
@@ -73,7 +73,9 @@ def test_untied_head_and_surplus_rows(tmp_path: Path) -> None:
     assert tensors[trimmed.program.embedding()].shape == (len(kept.ids), 40)
     tokens = torch.arange(5)[None]
     expected = logits(imported.program, torch.from_numpy(kept.ids)[tokens])
-    assert torch.equal(logits(trimmed.program, tokens), expected[..., torch.from_numpy(kept.ids)])
+    # the matrices' shapes differ, and with them the order in which a library may add
+    found = logits(trimmed.program, tokens)
+    torch.testing.assert_close(found, expected[..., torch.from_numpy(kept.ids)])
 
 
 def test_ids_of_the_chat_settings_move_along(lantern: Imported) -> None:

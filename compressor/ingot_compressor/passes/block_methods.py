@@ -166,13 +166,18 @@ class TrainedRounding:
 class SolvedCodes:
     """GPTQ on what flows into each linear operation once those before it are quantized.
 
-    Source: Frantar et al. 2022 (arXiv:2210.17323), "true sequential" within the block.
+    `guidance`: by weight, how much each token matters to groups of its rows (see `token_weights`);
+    other weights take all tokens alike.
+    Shapes: guidance (s, t, groups), of the sequences that are given to `improve`.
+    Source: Frantar et al. 2022 (arXiv:2210.17323), "true sequential" within the block; guided by
+    gradients: Kim et al. 2025 (arXiv:2505.07004).
     """
 
     options: GptqOptions = field(default_factory=GptqOptions)
     batch: int = 4
     activations: bool = True
     name: str = "gptq"
+    guidance: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def steps(self, block: Program) -> int:
         """Return the linear operations."""
@@ -193,9 +198,10 @@ class SolvedCodes:
         linear = [op for op in block.operations if op.opcode is Opcode.LINEAR]
         before = self._error(block, inputs, targets, start, store)
         for done, operation in enumerate(linear):
-            hessian = self._hessian(block, operation, inputs, found, store)
+            hessians = self._hessians(block, operation, inputs, found, store)
             for name in operation.linear().weights:
-                result = gptq(weight_of(block.tensors[name]), hessian, start[name], self.options)
+                weight = weight_of(block.tensors[name])
+                result = gptq(weight, hessians[name], start[name], self.options)
                 found[name] = result.quantized
                 if result.fallback:
                     fallbacks.append(name)
@@ -204,24 +210,34 @@ class SolvedCodes:
         after = self._error(block, inputs, targets, found, store)
         return BlockResult(found, before, after, tuple(fallbacks))
 
-    def _hessian(
+    def _hessians(
         self,
         block: Program,
         operation: Operation,
         inputs: torch.Tensor,
         found: Mapping[str, Quantized],
         store: TensorStore,
-    ) -> torch.Tensor:
-        name = operation.linear().weights[0]
-        total = HessianSum(block.tensors[name].shape[1])
+    ) -> dict[str, torch.Tensor]:
+        """Return the Hessian of each weight; those that nothing guides share one."""
+        names = operation.linear().weights
+        k = block.tensors[names[0]].shape[1]
+        guided = {name: self.guidance[name] for name in names if name in self.guidance}
+        sums = {name: HessianSum(k, weights.shape[-1]) for name, weights in guided.items()}
+        rest = next((name for name in names if name not in guided), None)
+        if rest is not None:
+            sums[rest] = HessianSum(k)
+        seen = dict.fromkeys(sums, 0)
 
         def observe(weight: str, x: torch.Tensor) -> None:
-            if weight == name:
-                total.add(x)
+            if weight in sums:
+                first, seen[weight] = seen[weight], seen[weight] + len(x)
+                given = guided[weight][first : seen[weight]] if weight in guided else None
+                sums[weight].add(x, given)
 
         values = weight_values(found)
         run_block(block, inputs, values, store, self.batch, self.activations, observe)
-        return damped(total.mean(), DAMPING)
+        means = {name: damped(total.mean(), DAMPING) for name, total in sums.items()}
+        return {name: means[name if name in guided else str(rest)] for name in names}
 
     def _error(
         self,
