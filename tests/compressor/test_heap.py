@@ -9,28 +9,28 @@ import sys
 
 import pytest
 
-# Blocks of growing size, each freed while a small one after it stays: holes that nothing fills.
+# Large blocks with a small one behind each, so that the heap cannot shrink when they are freed. The
+# first free of a large block is what makes glibc keep later ones of its size in the heap.
 PROGRAM = """
-import sys, torch
+import ctypes, sys
 from pathlib import Path
 from ingot_compressor.heap import return_large_blocks
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.malloc.argtypes, library.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+def block(size):
+    found = library.malloc(size)
+    ctypes.memset(found, 1, size)
+    return found
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
 if "with" in sys.argv:
     assert return_large_blocks()
-def resident():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 // (1 << 20)
-torch.ones(30 << 18)
-before, kept = resident(), []
-for size in range(60):
-    block = torch.ones((8 << 18) + (size << 14))
-    kept.append(torch.ones(4096))
-    del block
-    kept.append(torch.ones(4096))
-blocks = [torch.ones(20 << 18) for _ in range(20)]
-smalls = []
-while blocks:
-    blocks.pop(0)
-    smalls.append(torch.ones(1 << 14))
+library.free(block(16 << 20))
+before = resident()
+blocks = [(block(8 << 20), block(1 << 12)) for _ in range(20)]
+for large, _ in blocks:
+    library.free(large)
 print(resident() - before)
 """
 

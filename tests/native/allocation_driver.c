@@ -3,10 +3,12 @@
  *
  *   allocation_driver FILE... [--plant silent|leak]
  *
- * Counted are malloc, calloc, realloc, aligned_alloc, mmap and pthread_create of the library (--wrap). For every N the
+ * Counted are malloc, calloc, realloc, aligned_alloc, mmap, mremap and pthread_create of the library (--wrap). For every N the
  * N-th fails: the call that met it must give a status for it and a message of its own, must succeed when it is made
  * again, and the logits must be those of the run without a failure. In the end nothing may be held. */
+#define _GNU_SOURCE
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +33,7 @@ void *__real_realloc(void *memory, size_t size);
 void *__real_aligned_alloc(size_t alignment, size_t size);
 void __real_free(void *memory);
 void *__real_mmap(void *address, size_t size, int protection, int flags, int descriptor, off_t offset);
+void *__real_mremap(void *memory, size_t size, size_t wanted, int flags, ...);
 int __real_munmap(void *memory, size_t size);
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument);
 void *__wrap_malloc(size_t size);
@@ -39,6 +42,7 @@ void *__wrap_realloc(void *memory, size_t size);
 void *__wrap_aligned_alloc(size_t alignment, size_t size);
 void __wrap_free(void *memory);
 void *__wrap_mmap(void *address, size_t size, int protection, int flags, int descriptor, off_t offset);
+void *__wrap_mremap(void *memory, size_t size, size_t wanted, int flags, ...);
 int __wrap_munmap(void *memory, size_t size);
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *argument);
 
@@ -71,6 +75,17 @@ void *__wrap_mmap(void *address, size_t size, int protection, int flags, int des
     void *memory = fails() ? MAP_FAILED : __real_mmap(address, size, protection, flags, descriptor, offset);
     held += armed && memory != MAP_FAILED;
     return memory;
+}
+
+/* The library moves pages over those of a mapping that it has: one is left of the two. */
+void *__wrap_mremap(void *memory, size_t size, size_t wanted, int flags, ...) {
+    va_list arguments;
+    va_start(arguments, flags);
+    void *address = va_arg(arguments, void *);
+    va_end(arguments);
+    void *moved = fails() ? MAP_FAILED : __real_mremap(memory, size, wanted, flags, address);
+    held -= armed && moved != MAP_FAILED;
+    return moved;
 }
 
 int __wrap_munmap(void *memory, size_t size) {

@@ -71,6 +71,7 @@ SQUEEZE = """
 import mmap, sys
 from ingot import Model
 model = Model(sys.argv[1])
+model.session(512, 1).close()  # what Python loads for it is loaded
 held = []
 try:
     while True:
