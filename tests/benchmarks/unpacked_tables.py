@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The committed tables of grids that are not packed and of formats of keys and values.
+"""The committed tables of grids that are not packed, keys and values, and sparse files.
 
-python tests/benchmarks/unpacked_tables.py     renew both tables in compressor/README.md
+python tests/benchmarks/unpacked_tables.py     renew the tables in compressor/README.md
 """
 
 from __future__ import annotations
@@ -9,14 +9,26 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import isnan
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
-__all__ = ["GRIDS", "KEYS_AND_VALUES", "GridRow", "KvRow", "read_rows", "renew", "write_rows"]
+__all__ = [
+    "GRIDS",
+    "KEYS_AND_VALUES",
+    "SPARSE",
+    "GridRow",
+    "KvRow",
+    "SparseRow",
+    "read_rows",
+    "renew",
+    "write_rows",
+]
 
 ROOT = Path(__file__).parents[2]
 GRIDS = ROOT / "tests/golden/simulated_grids.csv"
 KEYS_AND_VALUES = ROOT / "tests/golden/kv_formats.csv"
+SPARSE = ROOT / "tests/golden/sparse_files.csv"
 README = ROOT / "compressor/README.md"
 
 
@@ -56,10 +68,27 @@ class KvRow:
     windows: int
 
 
-Row = TypeVar("Row", GridRow, KvRow)
+@dataclass(frozen=True, slots=True)
+class SparseRow:
+    """A file with some superblocks left out, in the native runtime. Units: bytes, nats.
+
+    `dense_kl` is what dense files of its size reach; `decode` tokens per second of one CPU's time.
+    """
+
+    body: str
+    superblocks: float
+    weight_bytes: int
+    bits: float
+    mean_kl: float
+    dense_kl: float
+    decode: float
 
 
-def write_rows(path: Path, rows: Sequence[GridRow] | Sequence[KvRow]) -> None:
+Row = TypeVar("Row", GridRow, KvRow, SparseRow)
+AnyRows: TypeAlias = "Sequence[GridRow] | Sequence[KvRow] | Sequence[SparseRow]"
+
+
+def write_rows(path: Path, rows: AnyRows) -> None:
     """Write a table."""
     with path.open("w", encoding="utf-8", newline="") as file:
         names = [field.name for field in fields(rows[0])]
@@ -106,9 +135,25 @@ def render_kv(rows: Iterable[KvRow]) -> str:
     return "\n".join(lines)
 
 
-def renew(page: str, grids: Sequence[GridRow], kv: Sequence[KvRow]) -> str:
-    """Return a page with what stands between both pairs of markers replaced."""
-    for name, table in (("grids", render_grids(grids)), ("kv", render_kv(kv))):
+def render_sparse(rows: Iterable[SparseRow]) -> str:
+    """Return the table for people."""
+    lines = [
+        "| body | superblocks left out | bytes of weights | bits | mean KL | dense KL | decode |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        dense = "" if isnan(r.dense_kl) else f"{r.dense_kl:.4f}"
+        figures = f"{r.weight_bytes} | {r.bits:.2f} | {r.mean_kl:.4f} | {dense} | {r.decode:.0f}"
+        lines.append(f"| {r.body} | {r.superblocks:.0%} | {figures} |")
+    return "\n".join(lines)
+
+
+def renew(
+    page: str, grids: Sequence[GridRow], kv: Sequence[KvRow], sparse: Sequence[SparseRow]
+) -> str:
+    """Return a page with what stands between each pair of markers replaced."""
+    tables = {"grids": render_grids(grids), "kv": render_kv(kv), "sparse": render_sparse(sparse)}
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         head, rest = page.split(begin, 1)
         page = f"{head}{begin}\n{table}\n{end}{rest.split(end, 1)[1]}"
@@ -117,8 +162,9 @@ def renew(page: str, grids: Sequence[GridRow], kv: Sequence[KvRow]) -> str:
 
 def main() -> None:
     """Renew the README's tables."""
-    rows = read_rows(GRIDS, GridRow), read_rows(KEYS_AND_VALUES, KvRow)
-    README.write_text(renew(README.read_text(encoding="utf-8"), *rows), encoding="utf-8")
+    grids, kv = read_rows(GRIDS, GridRow), read_rows(KEYS_AND_VALUES, KvRow)
+    page = renew(README.read_text(encoding="utf-8"), grids, kv, read_rows(SPARSE, SparseRow))
+    README.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -235,9 +235,9 @@ def test_budgets_count_what_a_sparse_weight_stores(
         dense = packed_size((90, 700), replace(encoding, sparsity=0.0))
         assert bound < (1.1 - 0.9 * share) * dense
     given = {"source": settings["source"], "preset": "draft"}
-    report = make(given, tmp_path, max_bytes=420_000, sparsity=0.4)
+    report = make(given, tmp_path, max_bytes=340_000, sparsity=0.4)
     # counted as dense, these bytes would not be spent
-    assert 0.9 * 420_000 < report.bytes <= 420_000
+    assert 0.85 * 340_000 < report.bytes <= 340_000
 
 
 def test_a_divergence_is_met_on_held_out_text(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_budgets_on_the_command_line(
             if one.role == Role.WEIGHT
         }
     assert {one["name"]: one["format"] for one in choice["tensors"]} == stored
-    assert len(choice["curve"]) > 3 and report["predicted_decode"] is None
+    assert len(choice["curve"]) > 3 and report["predicted_decode"] > 0
 
 
 def test_a_mix_is_printed_with_its_reasons_and_its_speed(

@@ -63,11 +63,12 @@ def half_empty(full: Path) -> Path:
     folder.mkdir()
     for file in full.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    weights = load_file(full / "model.safetensors")
-    for name, weight in weights.items():
-        if "layers." in name and weight.ndim == 2:
-            weight[:, weight.shape[1] // 2 :] = 0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for file in full.glob("*.safetensors"):
+        weights = load_file(file)
+        for name, weight in weights.items():
+            if "layers." in name and weight.ndim == 2:
+                weight[:, weight.shape[1] // 2 :] = 0
+        save_file(weights, folder / file.name, metadata={"format": "pt"})
     return folder
 
 
