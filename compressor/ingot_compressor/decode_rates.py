@@ -24,8 +24,6 @@ __all__ = ["decode_rates", "measure_rate", "prefill_rates"]
 MATRIX_BYTES = 32 << 20
 MATRIX_K = 4096
 REPETITIONS = 7
-# For prompts a matrix that a core keeps near, as it does while a chunk of tokens goes through it.
-PROMPT_MATRIX_BYTES = 1 << 20
 # Products of int8 that a core does in a cycle, by the best level that it has: two SDOT of 16 on a
 # Cortex-A76, one SMLAL of 8 before it; 32 or 64 bytes of VPDPBUSD twice on x86. Small cores of the
 # same level do half.
@@ -83,7 +81,7 @@ def measure_products(dtype: Dtype, threads: int, tokens: int) -> float:
 
     Raises: InvalidArgumentError for a format without a kernel.
     """
-    seconds, tiles, _ = _measured(dtype, threads, PROMPT_MATRIX_BYTES, tokens)
+    seconds, tiles, _ = _measured(dtype, threads, MATRIX_BYTES, tokens)
     return threads * tiles * TILE_ROWS * MATRIX_K * tokens / seconds
 
 

@@ -307,7 +307,7 @@ def test_a_mix_is_printed_with_its_reasons_and_its_speed(
     with Model(tmp_path / "x.ingot") as model:
         expected = WEIGHT_TIME_SHARE * 11.4e9 / model.info.weight_bytes_per_token
     predicted = float(shown.partition("predicted on rpi5: ")[2].split()[0])
-    assert predicted == pytest.approx(expected, rel=0.02)
+    assert predicted == pytest.approx(expected, rel=0.05)
     draft = ["compress", str(settings["source"]), "--out", str(tmp_path / "y.ingot"), "--quiet"]
     assert main([*draft, "--preset", "draft", "--threads", "1"]) == 0
     assert "one step up" not in capsys.readouterr().out

@@ -268,7 +268,7 @@ def test_another_device_gets_a_prediction(made: SimpleNamespace) -> None:
     assert speed is not None and speed.measured is None and OTHER_DEVICE in text
     with Model(made.folder / "mix.ingot") as model:
         reads = model.info.weight_bytes_per_token
-    assert speed.predicted == pytest.approx(WEIGHT_TIME_SHARE * 11.4e9 / reads, rel=0.02)
+    assert speed.predicted == pytest.approx(WEIGHT_TIME_SHARE * 11.4e9 / reads, rel=0.05)
     assert f"{speed.predicted:.1f} tok/s" in Page(text).texts["td"]
     assert json.loads(read(made, "mix.json"))["speed"]["measured"] is None
     assert made.mix.result["predicted_decode"] == pytest.approx(speed.predicted)
@@ -308,7 +308,7 @@ def test_the_curve_of_a_training_is_shown(made: SimpleNamespace) -> None:
     text = render_page(replace(made.plain, losses=(3.0, 2.0)))
     assert loss_curve((3.0, 2.0)) in text and "<polyline" not in render_page(made.plain)
     training = TrainingFacts("trained as a whole: scales", losses=(3.0, 2.0))
-    draft = Draft(Sizes(1, 1.0, 1.0), {}, 7, training)
+    draft = Draft(Sizes(1, 1.0, 1.0), {}, 7, training, None, {})
     facts = gather_facts(prepare_job(made.options, SilentProgress()), draft, made.plain.result)
     assert facts.losses == (3.0, 2.0) and facts.training["method"] == training.method
     assert "losses" not in facts.training and facts.texts["calibration"]["tokens"] == 7
