@@ -98,9 +98,8 @@ def _dense_job(job: Job, body: Encoding, name: str, budgeted: bool = False) -> J
             min_prefill=None,
             max_kl=None,
         )
-    prune = job.recipe.prune
-    recipe = replace(job.recipe, prune=prune and replace(prune, superblocks=0.0))
-    choices = replace(job.choices, body=body)
+    # parts went from the program already; what is left of the section chooses superblocks
+    recipe, choices = replace(job.recipe, prune=None), replace(job.choices, body=body)
     return replace(job, options=options, recipe=recipe, choices=choices, warnings=[])
 
 

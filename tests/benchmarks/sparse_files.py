@@ -74,7 +74,7 @@ def row(share: float, report: CompressReport, decode: float) -> SparseRow:
     return SparseRow(
         body=report.formats["body"],
         superblocks=share,
-        weight_bytes=hybrid.get("stored_bytes", weight_bytes),
+        weight_bytes=weight_bytes,
         bits=report.bits_per_weight_body,
         mean_kl=quality["mean_kl"],
         dense_kl=float("nan") if dense is None else dense,
