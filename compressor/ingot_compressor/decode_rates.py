@@ -12,45 +12,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingot._native import native
+from ingot.device_rates import device_rates
 from ingot.errors import InvalidArgumentError
 from ingot.format import ACTIVATION_GROUP, TILE_ROWS, Dtype
 from ingot.packing import Quantized, pack, payload_bytes
+from ingot.prediction import format_rate
+from ingot.published import load_published
 from ingot.targets import Target
 from ingot_compressor.numerics import Encoding, group_of, quantize_matrix
 
 __all__ = ["decode_rates", "measure_rate", "prefill_rates"]
 
-# A matrix beyond the caches, in bytes for each thread, and how often it is read.
-MATRIX_BYTES = 32 << 20
+# What is read, in bytes for all threads together, where the size of the model is not known, and
+# how often. It has to be of the model's size: a part of it stays in the cache from token to token.
+MATRIX_BYTES = 256 << 20
 MATRIX_K = 4096
 REPETITIONS = 7
-# Products of int8 that a core does in a cycle, by the best level that it has: two SDOT of 16 on a
-# Cortex-A76, one SMLAL of 8 before it; 32 or 64 bytes of VPDPBUSD twice on x86. Small cores of the
-# same level do half.
-PRODUCTS_PER_CYCLE = {
-    **{"ref": 1, "neon": 8, "neon_dotprod": 32, "neon_i8mm": 64, "sve2": 64},
-    **{"avx2": 32, "avxvnni": 64, "avx512vnni": 128},
-}
-# What our kernels reach of that on prompts: 0.38 and 0.49 in tests/benchmarks/results.md.
-PRODUCTS_SHARE = 0.4
+# For prompts, in bytes for each thread: below that a kernel's call is held up by its inputs.
+PROMPT_BYTES = 32 << 20
+# The share of a prompt's time that linear operations take; the rest is attention and norms. A model
+# of 0.5 billion weights gave 0.83 of what is measured here, prompts of 512 tokens.
+PRODUCT_TIME_SHARE = 0.8
 
 
-def decode_rates(target: Target, formats: Iterable[Dtype], threads: int) -> Mapping[Dtype, float]:
-    """Return bytes of weights per second by format.
+def decode_rates(
+    target: Target, formats: Iterable[Dtype], threads: int, weight_bytes: int = MATRIX_BYTES
+) -> Mapping[Dtype, float]:
+    """Return bytes of weights per second by format, for a model that reads `weight_bytes` a token.
 
-    A profile's figure for memory is that of every format: it is what bounds a token on the devices
-    that have one. The host is measured.
+    A profile's are its memory's rate, or what its cores' loops take where they are slower
+    (ingot.prediction). The host is measured.
     Raises: InvalidArgumentError for a profile without `achievable_gb_s`.
     """
     rate = target.memory.achievable_gb_s
     if rate is not None:
-        return dict.fromkeys(formats, rate * 1e9)
+        return {one: format_rate(target, one.name.lower(), rate * 1e9) for one in formats}
     if target.name != "host":
         raise InvalidArgumentError(
             f"target {target.name} has no memory.achievable_gb_s: nobody measured it;"
             " --min-decode needs a profile that has it, or --target host"
         )
-    return {dtype: measure_rate(dtype, threads) for dtype in formats}
+    size = min(weight_bytes, MATRIX_BYTES)
+    return {dtype: measure_rate(dtype, threads, size) for dtype in formats}
 
 
 def prefill_rates(
@@ -58,22 +61,30 @@ def prefill_rates(
 ) -> Mapping[Dtype, float]:
     """Return products of a weight and a token per second by format, `chunk` tokens at a time.
 
-    The host is measured. Of a profile it is what its cores' instructions give, a share of it for
-    our kernels, or what its memory brings where a chunk is short; nobody measured that there.
+    Prompts reach them as a whole, attention and norms included. The host's kernels are measured. Of
+    a profile it is the share of its cores' int8 products that published results reach, or what its
+    memory brings where a chunk is short (ingot.device_rates).
+    Raises: InvalidArgumentError for a profile that does not know its products or its memory.
     """
     if target.name == "host":
-        return {one: measure_products(one, threads, chunk) for one in formats}
-    cores = sum(
-        core.count * core.mhz * 1e6 * max(PRODUCTS_PER_CYCLE[level] for level in core.isa)
-        for core in target.cores
-    )
-    memory = target.memory.achievable_gb_s
-    rates = {}
-    for one in formats:
-        size = payload_bytes(one, TILE_ROWS, MATRIX_K, group_of(one, 128)) / (TILE_ROWS * MATRIX_K)
-        brought = float("inf") if memory is None else memory * 1e9 * chunk / size
-        rates[one] = min(PRODUCTS_SHARE * cores, brought)
-    return rates
+        measured = {one: measure_products(one, threads, chunk) for one in formats}
+        return {one: PRODUCT_TIME_SHARE * rate for one, rate in measured.items()}
+    names = {one: one.name.lower() for one in formats}
+    machine = device_rates(target, "cpu", names.values(), load_published()).machine
+    if machine.macs_per_second is None:
+        raise InvalidArgumentError(
+            f"target {target.name}: nobody knows the int8 products of its cores; --min-prefill"
+            " needs a profile that has them, or --target host"
+        )
+    return {
+        one: min(machine.macs_per_second, machine.rates[name] * chunk / _weight_bytes(one))
+        for one, name in names.items()
+    }
+
+
+def _weight_bytes(dtype: Dtype) -> float:
+    """Return the bytes of a weight of a large matrix, with its scales."""
+    return payload_bytes(dtype, TILE_ROWS, MATRIX_K, group_of(dtype, 128)) / (TILE_ROWS * MATRIX_K)
 
 
 def measure_products(dtype: Dtype, threads: int, tokens: int) -> float:
@@ -81,7 +92,7 @@ def measure_products(dtype: Dtype, threads: int, tokens: int) -> float:
 
     Raises: InvalidArgumentError for a format without a kernel.
     """
-    seconds, tiles, _ = _measured(dtype, threads, MATRIX_BYTES, tokens)
+    seconds, tiles, _ = _measured(dtype, threads, threads * PROMPT_BYTES, tokens)
     return threads * tiles * TILE_ROWS * MATRIX_K * tokens / seconds
 
 
@@ -101,7 +112,7 @@ def _measured(dtype: Dtype, threads: int, matrix_bytes: int, tokens: int) -> tup
     random = np.random.default_rng(0).standard_normal((TILE_ROWS, MATRIX_K), np.float32)
     tile = quantize_matrix(random, Encoding(dtype, group, search=False))
     packed = pack(tile).reshape(-1)
-    tiles = max(1, matrix_bytes // packed.size)
+    tiles = max(1, matrix_bytes // threads // packed.size)
     work = [_Work(tile, packed, tiles, tokens) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         seconds = []

@@ -29,7 +29,6 @@ from ingot_compressor.decode_rates import decode_rates, measure_rate, prefill_ra
 from ingot_compressor.job import prepare_job
 from ingot_compressor.numerics import Encoding, quantize_matrix
 from ingot_compressor.passes.budgets import (
-    PRODUCT_TIME_SHARE,
     WEIGHT_TIME_SHARE,
     Budgets,
     limit_rows,
@@ -146,6 +145,7 @@ def profile(folder: Path, memory: str) -> str:
     text = Path(__file__).parents[2].joinpath("targets", "rpi4.toml").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("achievable_gb_s = ")]
     lines = [memory if line.startswith("peak_gb_s = 1") else line for line in lines]
+    lines.append('achievable_gb_s = "test"')
     path = folder / "rpi4.toml"
     path.write_text("\n".join(lines), encoding="utf-8")
     return str(path)
@@ -185,7 +185,7 @@ def test_prompts_take_products_of_what_every_token_reads(settings: dict[str, Any
     rates = {Dtype.C2: 1e6, Dtype.Q8: 4e6}
     (row,) = limit_rows(program, options, Budgets(prefill=10.0, prefill_rates=rates))
     found = dict(zip(options, row.amounts, strict=True))
-    assert row.name == "prefill" and row.limit == pytest.approx(PRODUCT_TIME_SHARE / 10)
+    assert row.name == "prefill" and row.limit == pytest.approx(1 / 10)
     # the head waits for the last token, the table is looked up
     assert not found["head"].any() and not found["embed"].any()
     shapes = {tensor.name: tensor.shape for tensor in program.weights()}
@@ -203,7 +203,7 @@ def test_a_prompt_is_as_fast_as_was_asked_for(
     speeds = {Dtype.C2: 1e6, Dtype.C3: 2e6}
     rates = {dtype: speeds.get(dtype, 4e6) for dtype, _ in BUDGET_FORMATS}
     monkeypatch.setattr(choosing, "prefill_rates", lambda *given: rates)
-    most = PRODUCT_TIME_SHARE * 4e6 / (2 * (4 * 128 * 128 + 3 * 128 * 256))
+    most = 4e6 / (2 * (4 * 128 * 128 + 3 * 128 * 256))
     formats = weight_formats(make(given, tmp_path, max_bytes=330_000))
     assert Dtype.C3 in formats.values() or Dtype.C2 in formats.values()
     faster = make(given, tmp_path, max_bytes=400_000, min_prefill=0.999 * most)
@@ -215,12 +215,17 @@ def test_a_prompt_is_as_fast_as_was_asked_for(
 def test_products_of_a_profile_and_of_this_machine() -> None:
     """Four cores of two SDOT a cycle; a short chunk waits for the memory."""
     rates = prefill_rates(load_target("rpi5"), [Dtype.C4, Dtype.Q8], 4, 128)
-    assert rates[Dtype.C4] == rates[Dtype.Q8] == pytest.approx(0.4 * 4 * 2.4e9 * 32)
+    assert rates[Dtype.C4] == rates[Dtype.Q8]
+    assert 0.05 < rates[Dtype.C4] / (4 * 2.4e9 * 32) < 0.6
     short = prefill_rates(load_target("rpi5"), [Dtype.C4, Dtype.Q8], 4, 1)
     assert short[Dtype.Q8] == pytest.approx(11.4e9 / (34 / 32), rel=0.01)
     assert short[Dtype.C4] > 1.8 * short[Dtype.Q8]
     host = prefill_rates(load_target("host"), [Dtype.C4], 1, 64)
     assert 1e7 < host[Dtype.C4] < 1e14
+    blind = load_target("rpi5")
+    blind = replace(blind, cores=tuple(replace(x, int8_macs_per_cycle=None) for x in blind.cores))
+    with pytest.raises(InvalidArgumentError, match="nobody knows the int8 products"):
+        prefill_rates(blind, [Dtype.C4], 4, 128)
 
 
 def test_budgets_count_what_a_sparse_weight_stores(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingot.cli.arguments import Subparsers, UsageError, add_command
 from ingot.errors import InvalidArgumentError
+from ingot_compressor.heap import return_large_blocks
 
 if TYPE_CHECKING:
     from ingot_compressor.compress import CompressReport
@@ -174,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     # on a busy machine threads of torch that spin while they wait slow each other down many times
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    return_large_blocks()
     # imported here: torch takes seconds, and may not be installed
     import torch
 

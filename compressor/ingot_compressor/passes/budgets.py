@@ -11,6 +11,7 @@ import numpy as np
 from ingot.errors import InvalidArgumentError
 from ingot.format import TENSOR_ALIGNMENT, Dtype, Opcode, Role
 from ingot.packing import payload_bytes, round_up
+from ingot.prediction import WEIGHT_TIME_SHARE, Stream, weight_seconds
 from ingot_compressor.ir import Program, Tensor
 from ingot_compressor.numerics import Encoding, group_of
 from ingot_compressor.numerics.knapsack import InfeasibleError, Row
@@ -26,21 +27,15 @@ from ingot_compressor.passes.quantize import (
 )
 
 __all__ = [
-    "PRODUCT_TIME_SHARE",
     "WEIGHT_TIME_SHARE",
     "Budgets",
     "Options",
     "limit_rows",
     "section_bytes",
+    "streams",
     "token_seconds",
+    "weights_section_bytes",
 ]
-
-# The share of a token's time that weights take; the rest is attention, norms and waiting. From the
-# bars "decode / ceiling" of tests/benchmarks/results.md, 0.77 to 1.06.
-WEIGHT_TIME_SHARE = 0.85
-# The share of a prompt's time that linear operations take; the rest is attention and norms. A model
-# of 0.5 billion weights gave 0.83 of what decode_rates measures, prompts of 512 tokens.
-PRODUCT_TIME_SHARE = 0.8
 
 # What each weight may be stored as, by name.
 Options = Mapping[str, Sequence[Encoding]]
@@ -55,7 +50,7 @@ class Budgets:
     `beside_weights` are not weights. `ram_bytes` is the plan's figure at the program's context.
     `mean_kl` is measured, in nats. Units: `decode` and `prefill` tokens per second, at least, from
     `decode_rates`: bytes of weights per second by format, and `prefill_rates`: products of a weight
-    and a token per second by format.
+    and a token per second by format, all else that a prompt takes included.
     """
 
     bits: float | None = None
@@ -83,7 +78,7 @@ class Budgets:
             )
         elif error.row.name == "prefill":
             text = (
-                f"--min-prefill {self.prefill:g} is above {PRODUCT_TIME_SHARE / least:.2f} tokens"
+                f"--min-prefill {self.prefill:g} is above {1 / least:.2f} tokens"
                 " per second, the most that the target's kernels give this model"
             )
         elif error.row.name == "kl":
@@ -106,6 +101,12 @@ def section_bytes(tensor: Tensor, encoding: Encoding) -> int:
     return round_up(packed_size(tensor.shape, encoding), TENSOR_ALIGNMENT)
 
 
+def weights_section_bytes(program: Program, encodings: Mapping[str, Encoding]) -> int:
+    """Return the bytes of the weights section of an assignment, norms and tables included."""
+    weights = sum(section_bytes(one, encodings[one.name]) for one in program.weights())
+    return weights + _constant_bytes(program)
+
+
 def limit_rows(program: Program, options: Options, budgets: Budgets) -> list[Row]:
     """Return one row for each budget but the divergence, units in the order of `options`."""
     rows = []
@@ -123,9 +124,7 @@ def limit_rows(program: Program, options: Options, budgets: Budgets) -> list[Row
         rows.append(_row("decode", program, options, seconds, WEIGHT_TIME_SHARE / budgets.decode))
     if budgets.prefill is not None:
         seconds = _prefill_seconds(program, budgets.prefill_rates)
-        rows.append(
-            _row("prefill", program, options, seconds, PRODUCT_TIME_SHARE / budgets.prefill)
-        )
+        rows.append(_row("prefill", program, options, seconds, 1 / budgets.prefill))
     return rows
 
 
@@ -214,13 +213,20 @@ def token_seconds(
     Units: `rates` in bytes per second by format.
     Raises: InvalidArgumentError for a format without a rate.
     """
-    seconds = 0.0
+    named = {dtype.name.lower(): rate for dtype, rate in rates.items()}
+    return weight_seconds(streams(program, stored), named)
+
+
+def streams(program: Program, stored: Mapping[str, tuple[Dtype, int]]) -> tuple[Stream, ...]:
+    """Return what one token reads of each weight, from its format and stored bytes.
+
+    The head is read for the last token of a prompt only.
+    """
+    head, found = program.head(), []
     for name, rows in _rows_per_token(program).items():
-        dtype, size = stored[name]
-        if dtype not in rates:
-            raise InvalidArgumentError(f"no decode rate for format {dtype.name.lower()}")
-        seconds += rows / program.tensors[name].shape[0] * size / rates[dtype]
-    return seconds
+        (dtype, size), (n, k) = stored[name], program.tensors[name].shape
+        found.append(Stream(dtype.name.lower(), rows / n * size, rows * k, name != head))
+    return tuple(found)
 
 
 def _rows_per_token(program: Program) -> dict[str, int]:

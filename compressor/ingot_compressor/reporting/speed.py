@@ -69,7 +69,8 @@ def predict_speed(program: Program, path: Path, target: Target, threads: int) ->
             for name, record in zip(container.names, container.tensors, strict=True)
         }
     formats = {stored[tensor.name][0] for tensor in program.weights()}
-    rates = decode_rates(target, sorted(formats), threads)
+    read = sum(stored[tensor.name][1] for tensor in program.weights())
+    rates = decode_rates(target, sorted(formats), threads, read)
     return WEIGHT_TIME_SHARE / token_seconds(program, stored, rates)
 
 
