@@ -257,6 +257,8 @@ def _summary(report: CompressReport) -> str:
         )
     lines += [_hybrid_line(row) for row in report.hybrid]
     if report.predicted_decode is not None:
-        lines.append(f"predicted on {report.target}: {report.predicted_decode:.1f} tokens/s")
+        prompt = report.predicted_prefill
+        also = "" if prompt is None else f", prompts {prompt:.0f} tokens/s"
+        lines.append(f"predicted on {report.target}: {report.predicted_decode:.1f} tokens/s{also}")
     lines.append(f"verdict: {report.verdict} ({report.reason})")
     return "\n".join(lines)
