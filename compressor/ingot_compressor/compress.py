@@ -54,7 +54,8 @@ class CompressReport:
     """What came of it; the keys of `ingot compress --json`. Units: bytes, seconds.
 
     `choice` is what every weight got and why, under a budget; `predicted_decode` and
-    `predicted_prefill` then the tokens per second on the target. `hybrid` sets a sparse file beside dense ones.
+    `predicted_prefill` then the tokens per second on the target. `hybrid` sets a sparse file beside
+    dense ones.
     """
 
     file: str

@@ -239,7 +239,8 @@ def _options(args: argparse.Namespace) -> CompressOptions:
 
 def _hybrid_line(row: dict[str, Any]) -> str:
     verdict = "better than dense files" if row["chosen"] else "dense files are better"
-    return f"{row['name']}: {row['stored_bytes']} bytes of weights, {verdict} ({row['reason']})"
+    sizes = f"{row['stored_bytes']} bytes of weights, {row['net_bits']:.2f} net bits"
+    return f"{row['name']}: {sizes}, {verdict} ({row['reason']})"
 
 
 def _summary(report: CompressReport) -> str:
