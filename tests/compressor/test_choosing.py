@@ -307,7 +307,13 @@ def test_a_mix_is_printed_with_its_reasons_and_its_speed(
 ) -> None:
     assert run(settings, tmp_path / "x.ingot", "--max-bytes", "0.4MB", "--target", "rpi5") == 0
     shown = capsys.readouterr().out
-    for part in ("one step up", "layers.1.mlp.down", "whole assignments", "what could be had"):
+    for part in (
+        "one step up",
+        "layers.1.mlp.down",
+        "whole assignments",
+        "what could be had",
+        "share of KL",
+    ):
         assert part in shown, part
     with Model(tmp_path / "x.ingot") as model:
         expected = WEIGHT_TIME_SHARE * 11.4e9 / model.info.weight_bytes_per_token

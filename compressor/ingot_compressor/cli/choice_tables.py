@@ -11,34 +11,42 @@ from rich.table import Table
 
 __all__ = ["print_choice"]
 
-WEIGHTS = ("weight", "format", "bytes", "share of KL", "one step down", "one step up")
-COMPARED = ("within the limits", "bits per weight", "bytes of weights", "predicted KL", "measured")
-CURVE = ("bytes of weights", "bits per weight", "predicted KL")
+# What a table needs to show names of weights whole, in characters.
+WIDTH = 120
+WEIGHTS = ("weight", "format", "bytes", "share of {}", "one step down", "one step up")
+COMPARED = ("within the limits", "bits per weight", "bytes of weights", "predicted {}", "measured")
+CURVE = ("bytes of weights", "bits per weight", "predicted {}")
 
 Json = Mapping[str, Any]
 
 
 def print_choice(choice: Json) -> None:
-    """Print a choice as `Choice.to_json` has it, on standard output."""
+    """Print a choice as `Choice.to_json` has it, on standard output.
+
+    Without a text to measure on relative errors stand where divergences would.
+    """
     tables = (
         ("what each weight got, and what another format would change", WEIGHTS, _weight_rows),
         ("whole assignments, measured on other windows", COMPARED, _compared_rows),
         ("what could be had", CURVE, _curve_rows),
     )
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    measured = choice["divergence"]
+    loss = "error" if measured is None else "KL"
     for title, columns, rows in tables:
         found = list(rows(choice))
         if found:
-            console.print(_table(title, columns, found))
-    measured = choice["divergence"]
+            console.print(_table(title, [one.format(loss) for one in columns], found))
     text = "" if measured is None else f", measured {measured:.3g}"
-    console.print(f"the mix: predicted KL {choice['predicted']:.3g}{text}", markup=False)
+    console.print(f"the mix: predicted {loss} {choice['predicted']:.3g}{text}", markup=False)
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
