@@ -21,7 +21,7 @@ from ingot.format import (
 )
 from ingot.packing import round_up
 from ingot_compressor.calibration import Statistics
-from ingot_compressor.decode_rates import decode_rates
+from ingot_compressor.decode_rates import decode_rates, prefill_rates
 from ingot_compressor.importers import Imported
 from ingot_compressor.ir import Program
 from ingot_compressor.job import Job
@@ -86,9 +86,12 @@ def _budgets(job: Job) -> Budgets:
     options = job.options
     formats = {dtype for dtype, _ in BUDGET_FORMATS}
     formats |= {one.dtype for one in (job.choices.head, job.choices.embedding)}
-    rates = {}
+    rates, products = {}, {}
     if options.min_decode is not None:
         rates = dict(decode_rates(job.target, sorted(formats), options.threads))
+    if options.min_prefill is not None:
+        chunk = job.program.chunk
+        products = dict(prefill_rates(job.target, sorted(formats), options.threads, chunk))
     return Budgets(
         bits=options.bpw,
         file_bytes=options.max_bytes,
@@ -97,6 +100,8 @@ def _budgets(job: Job) -> Budgets:
         mean_kl=options.max_kl,
         beside_weights=bytes_beside_weights(job),
         decode_rates=rates,
+        prefill=options.min_prefill,
+        prefill_rates=products,
     )
 
 

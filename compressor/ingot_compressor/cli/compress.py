@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingot.cli.arguments import Subparsers, UsageError, add_command
 from ingot.errors import InvalidArgumentError
@@ -34,8 +34,9 @@ _EPILOG = """examples:
 
 The result is measured against the checkpoint before it is written; one that fails the recipe's
 limits is refused. Texts are UTF-8 .txt, or .jsonl with "text" in each line; to calibrate, or to
-declare a vocabulary, also with "messages", which go through the model's chat template. --json
-prints one object."""
+declare a vocabulary, also with "messages", which go through the model's chat template. Under a
+budget the formats are printed weight by weight with what the next one down and up would change, and
+the curve of what could be had. --json prints one object with all of it."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -95,7 +96,8 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="experimental: drop this share of the body's superblocks; with calibration text those"
-        " that the others can make up for best",
+        " that the others can make up for best. Dense files of its size are made and measured too:"
+        " where they are better, nothing is written without --allow-failing",
     )
     group.add_argument(
         "--trim-vocabulary",
@@ -126,6 +128,12 @@ def _add_budgets(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="least tokens per second, from the memory speed of the target",
+    )
+    group.add_argument(
+        "--min-prefill",
+        type=float,
+        metavar="X",
+        help="least tokens of a prompt per second, from the products that the target's kernels do",
     )
     group.add_argument(
         "--max-kl",
@@ -172,6 +180,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ingot_compressor.cli.bars import Bars
+    from ingot_compressor.cli.choice_tables import print_choice
     from ingot_compressor.compress import compress
     from ingot_compressor.job import check_options
 
@@ -189,6 +198,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(asdict(report), ensure_ascii=False))
     else:
         print(_summary(report))
+        if report.choice is not None:
+            print_choice(report.choice)
     return 0
 
 
@@ -206,6 +217,7 @@ def _options(args: argparse.Namespace) -> CompressOptions:
         max_bytes=args.max_bytes,
         max_ram=args.max_ram,
         min_decode=args.min_decode,
+        min_prefill=args.min_prefill,
         max_kl=args.max_kl,
         group=args.group,
         layout=args.layout,
@@ -225,6 +237,12 @@ def _options(args: argparse.Namespace) -> CompressOptions:
     )
 
 
+def _hybrid_line(row: dict[str, Any]) -> str:
+    verdict = "better than dense files" if row["chosen"] else "dense files are better"
+    sizes = f"{row['stored_bytes']} bytes of weights, {row['net_bits']:.2f} net bits"
+    return f"{row['name']}: {sizes}, {verdict} ({row['reason']})"
+
+
 def _summary(report: CompressReport) -> str:
     body, total = report.bits_per_weight_body, report.bits_per_weight_total
     lines = [
@@ -238,5 +256,10 @@ def _summary(report: CompressReport) -> str:
             f" top-1 {q['top1_agreement']:.1%}, perplexity {q['perplexity']:.3f}"
             f" (reference {q['reference_perplexity']:.3f})"
         )
+    lines += [_hybrid_line(row) for row in report.hybrid]
+    if report.predicted_decode is not None:
+        prompt = report.predicted_prefill
+        also = "" if prompt is None else f", prompts {prompt:.0f} tokens/s"
+        lines.append(f"predicted on {report.target}: {report.predicted_decode:.1f} tokens/s{also}")
     lines.append(f"verdict: {report.verdict} ({report.reason})")
     return "\n".join(lines)

@@ -30,6 +30,8 @@ nats, mean over tokens; lower is better.
   file         as the native runtime has it; what it has beyond "all weights" is lost by int8
                activations and float16 keys and values, not by the weights
   worst        the tokens and windows that differ most: look there for what calibration never saw
+A file whose recipe took parts of layers out, or transformed weights, has no parts to show: only the
+file as a whole and the worst places.
 
 What to do next. One layer or role far above the rest: keep it in more bits, as --bpw, --max-bytes
 or --max-kl of `ingot compress` do by themselves. All alike: more bits for all, or a trained preset

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.errors import StorageError
+from ingot_compressor.passes.hybrid import HybridRow
 from ingot_compressor.reporting.curves import loss_curve, neighbour_plot, pareto_plot
 from ingot_compressor.reporting.facts import Facts
 from ingot_compressor.reporting.heat_map import bits_map, error_map
@@ -27,6 +28,7 @@ STYLE = (
 SHOWN = ("bytes", "recipe", "target", "formats", "bits_per_weight_body", "bits_per_weight_total")
 ONE_FORMAT = "One format was asked for: no mix was chosen, there is no curve to show."
 OTHER_DEVICE = "The target is another device: its speed was not measured here."
+UNKNOWN_DEVICE = "The target's profile has no speed of memory: nothing is predicted for it."
 NO_TEXT = "There was no text of enough tokens to compare on."
 
 
@@ -175,14 +177,21 @@ def _step(step: tuple[str, int, float] | None) -> str:
 
 
 def _speed(facts: Facts) -> list[str]:
-    parts, speed = ["<h2>Decoding speed here</h2>"], facts.speed
+    parts, speed = ["<h2>Decoding speed</h2>"], facts.speed
     if speed is None:
-        return [*parts, f"<p>{OTHER_DEVICE}</p>"]
-    rows = [
+        return [*parts, f"<p>{UNKNOWN_DEVICE}</p>"]
+    rows: list[tuple[str, Any]] = [
         ("predicted from the speed of the weights", f"{speed.predicted:.1f} tok/s"),
+        ("weights read for a token", f"{speed.weight_bytes_per_token / 1e6:.2f} MB"),
+    ]
+    if speed.measured is None:
+        rows.insert(0, ("target", facts.result["target"]))
+        if speed.prompt is not None:
+            rows.append(("predicted for prompts", f"{speed.prompt:.1f} tok/s"))
+        return [*parts, _table(("", ""), rows), f"<p>{OTHER_DEVICE}</p>"]
+    rows += [
         ("measured", f"{speed.measured:.1f} tok/s, {speed.tokens} tokens after one"),
         ("measured / predicted", f"{speed.measured / speed.predicted:.2f}"),
-        ("weights read for a token", f"{speed.weight_bytes_per_token / 1e6:.2f} MB"),
         ("threads", speed.threads),
     ]
     note = (
@@ -204,12 +213,16 @@ def _samples(facts: Facts) -> list[str]:
 def _hybrid(facts: Facts) -> list[str]:
     if not facts.hybrid:
         return []
-    columns = ("file", "bytes", "KL", "dense KL", "chosen", "reason")
+    columns = ("file", "bytes", "KL", "dense KL", "chosen", "net bits", "reason")
     rows = [
-        (x.name, x.stored_bytes, x.mean_kl, x.dense_kl, "yes" if x.chosen else "no", x.reason)
+        (*_hybrid_figures(x), "yes" if x.chosen else "no", x.net_bits, x.reason)
         for x in facts.hybrid
     ]
     return ["<h2>Sparse files against dense ones</h2>", _table(columns, rows)]
+
+
+def _hybrid_figures(row: HybridRow) -> tuple[Any, ...]:
+    return row.name, row.stored_bytes, row.mean_kl, row.dense_kl
 
 
 def _weights(facts: Facts) -> list[str]:
