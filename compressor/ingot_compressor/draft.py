@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from ingot_compressor.passes.quantize import (
 )
 from ingot_compressor.provenance import licence_of, source_facts, versions
 from ingot_compressor.recipe import Prune
+from ingot_compressor.resuming import kept_choice, kept_statistics, open_work
 from ingot_compressor.spool import Spool
-from ingot_compressor.training import TrainingFacts, train
+from ingot_compressor.training import TrainingFacts, refuse_untrained_ternary, train
 
 __all__ = ["Draft", "compute_vectors", "write_draft"]
 
@@ -65,14 +66,20 @@ def write_draft(job: Job, path: Path) -> Draft:
 
     Raises: InvalidArgumentError naming a tensor that cannot be stored; StorageError.
     """
+    refuse_untrained_ternary(job)
     packed = _calibration_set(job)
-    statistics = _calibrate(job, packed)
-    chosen = choose_encodings(job, statistics, path.parent)
+    work = open_work(job)
+    statistics = kept_statistics(work, lambda: _calibrate(job, packed))
+    if statistics.few:
+        job.warnings.append(f"{statistics.tokens} calibration tokens are few; give a longer text")
+    chosen = kept_choice(job, work, lambda: choose_encodings(job, statistics, path.parent))
     encodings = chosen.encodings
+    if work is not None:
+        work.bind("formats", {name: asdict(one) for name, one in encodings.items()})
     formats = _format_names(job.program, encodings)
     with Spool(path.parent) as spool:
         quantized = _quantize(job, encodings, statistics, packed, spool)
-        quantized, training = train(job, quantized)
+        quantized, training = train(job, quantized, work)
         sizes = measure_sizes(quantized, encodings)
         removed = _removed(job, quantized, sizes)
         with job.progress.stage("Packing", 1) as done:
@@ -183,10 +190,7 @@ def _calibrate(job: Job, packed: CalibrationSet | None) -> Statistics:
     if packed is None:
         return NO_STATISTICS
     with job.progress.stage("Calibrating", packed.tokens) as done:
-        statistics = calibrate(job.program, packed.windows, open_store(job.program), done)
-    if statistics.few:
-        job.warnings.append(f"{statistics.tokens} calibration tokens are few; give a longer text")
-    return statistics
+        return calibrate(job.program, packed.windows, open_store(job.program), done)
 
 
 def _format_names(program: Program, encodings: dict[str, Encoding]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ingot.errors import InvalidArgumentError
+from ingot_compressor.recipe_values import check_one_of
 
 __all__ = ["PRUNED_PARTS", "Prune", "Transform", "check_prune", "check_transform"]
 
@@ -74,11 +75,7 @@ def check_transform(label: str, transform: Transform | None) -> None:
         raise InvalidArgumentError(
             f"recipe {label}: transform.smooth is {transform.smooth:g}, expected 0 to 1"
         )
-    _check_one_of(label, "transform.rotate", transform.rotate, ROTATIONS)
-    if transform.seed < 0:
-        raise InvalidArgumentError(
-            f"recipe {label}: transform.seed is {transform.seed}, expected 0 or more"
-        )
+    check_one_of(label, "transform.rotate", transform.rotate, ROTATIONS)
 
 
 def check_prune(label: str, prune: Prune | None) -> None:
@@ -95,13 +92,9 @@ def check_prune(label: str, prune: Prune | None) -> None:
         raise InvalidArgumentError(
             f"recipe {label}: prune.head_groups is {groups:g}, expected a share or a whole number"
         )
-    if prune.layers < 0:
-        raise InvalidArgumentError(
-            f"recipe {label}: prune.layers is {prune.layers}, expected 0 or more"
-        )
-    _check_one_of(label, "prune.score", prune.score, SUPERBLOCK_SCORES)
+    check_one_of(label, "prune.score", prune.score, SUPERBLOCK_SCORES)
     for index, part in enumerate(prune.order):
-        _check_one_of(label, "prune.order", part, PRUNED_PARTS)
+        check_one_of(label, "prune.order", part, PRUNED_PARTS)
         if part in prune.order[:index]:
             raise InvalidArgumentError(f"recipe {label}: prune.order names '{part}' twice")
     for part in PRUNED_PARTS:
@@ -109,10 +102,3 @@ def check_prune(label: str, prune: Prune | None) -> None:
             raise InvalidArgumentError(
                 f"recipe {label}: prune.{part} is given, but prune.order leaves it out"
             )
-
-
-def _check_one_of(label: str, key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InvalidArgumentError(
-            f"recipe {label}: {key} is '{value}', expected one of {', '.join(known)}"
-        )

@@ -196,6 +196,7 @@ def test_texts_of_two_kinds_are_noted(
         ("[prune]\nlayers = -1", "prune.layers is -1"),
         ("[prune]\nchannels = 1.0", "prune.channels is 1, expected 0 to below 1"),
         ("[prune]\nhead_groups = 1.5", "prune.head_groups is 1.5"),
+        ("[prune]\nhead_groups = nan", "prune.head_groups is nan"),
         ('[prune]\nscore = "best"', "prune.score is 'best', expected one of wanda, hessian"),
         ('[prune]\norder = "layers"', "'prune.order' is 'layers', expected tuple"),
         ("[prune]\norder = [1]", "'prune.order' is 1, expected str"),

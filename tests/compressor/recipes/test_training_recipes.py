@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What recipes train: in phases, in any order, and ternary weights only where they are trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ingot.container import Container
+from ingot.errors import InvalidArgumentError
+from ingot.format import Dtype, Section
+from ingot.packing import unpack_record
+from ingot_compressor import training as training_module
+from ingot_compressor.numerics.ternary import is_ternary
+from ingot_compressor.passes.distill import distill
+from ingot_compressor.recipe import load_recipe
+from tests.compressor.recipes.recipe_cases import SHAPE, made, section
+from tests.compressor.tiny_models import write_checkpoint
+
+DISTIL = """
+[distil]
+train = "{parts}"
+steps = 10
+sequences = 24
+length = 40
+batch = 2
+rate = 0.02
+most_weights = 10000000
+{then}
+"""
+THEN = 'then_steps = 10\nthen_rate = 0.01\nheld_out = "spread"'
+
+
+def weights_of(file: str) -> dict[str, Any]:
+    with Container(Path(file)) as container:
+        names = [
+            name for name in container.names if name.startswith("layers.") and "norm" not in name
+        ]
+        return {
+            name: unpack_record(container, container.tensor_id(name))
+            for name in names
+            if container.tensors[container.tensor_id(name)].dtype == Dtype.C3
+        }
+
+
+def test_scales_alone_move_in_the_second_phase(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {"calibration": texts["calibration"]}
+    spread = 'held_out = "spread"'
+    found = {}
+    for name, then in (("one", spread), ("two", THEN)):
+        rest = DISTIL.format(parts="weights+scales", then=then)
+        report = made(checkpoint, given, tmp_path, rest, body="c3")
+        found[name] = weights_of(report.file), section(report.file, Section.CERTIFICATE)["training"]
+    (one, first), (two, second) = found["one"], found["two"]
+    assert second["method"] == "trained as a whole: weights, scales; then scales alone"
+    assert second["divergence_before"] == first["divergence_before"]
+    assert second["divergence_after"] < first["divergence_after"] < first["divergence_before"]
+    assert len(one) > 10
+    assert all(np.array_equal(one[name].codes, two[name].codes) for name in one)
+    assert not all(np.array_equal(one[name].sub_scales, two[name].sub_scales) for name in one)
+
+
+def test_a_kill_in_the_second_phase_goes_on_there(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"calibration": texts["calibration"]}
+    rest = DISTIL.format(parts="rounding+scales", then=THEN)
+    whole = made(checkpoint, given, tmp_path, rest, body="c3")
+    expected = weights_of(whole.file), section(whole.file, Section.CERTIFICATE)["training"]
+    work = tmp_path / "work"
+    steps: list[int] = []
+
+    def killed(*arguments: Any) -> Any:
+        before = arguments[6]
+
+        def count(step: int) -> None:
+            steps.append(step)
+            before(step)
+            if len(steps) == 14:
+                raise KeyboardInterrupt
+
+        return distill(*arguments[:6], count, *arguments[7:])
+
+    monkeypatch.setattr(training_module, "distill", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(checkpoint, given, tmp_path, rest, body="c3", work=work)
+    assert steps == [*range(1, 11), *range(1, 5)]
+    resumed = made(checkpoint, given, tmp_path, rest, body="c3", work=work)
+    # from the step after the last check
+    assert steps[14:] == list(range(5, 11))
+    training = section(resumed.file, Section.CERTIFICATE)["training"]
+    assert training == expected[1]
+    again = weights_of(resumed.file)
+    assert all(np.array_equal(x.sub_scales, again[n].sub_scales) for n, x in expected[0].items())
+
+
+def test_the_preset_for_few_bits_has_both_phases() -> None:
+    tiny = load_recipe("tiny").distil
+    assert tiny is not None and tiny.moves_weights and 0 < tiny.then_steps < tiny.steps
+    full = load_recipe("full").rounding
+    assert full is not None and full.methods == ("trained",)
+    assert (full.sequences, full.length, full.batch, full.iterations) == (128, 2048, 8, 200)
+
+
+def test_weights_that_are_not_ternary_need_training(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {"calibration": texts["calibration"], "body_format": "t2", "head_format": "q8"}
+    for rest in ("", DISTIL.format(parts="scales", then="")):
+        with pytest.raises(InvalidArgumentError, match=r"t2 for 'layers.* not ternary and not tra"):
+            made(checkpoint, given, tmp_path, rest)
+    allowed = made(checkpoint, given, tmp_path, "", allow_failing=True)
+    assert [note for note in allowed.warnings if "not ternary and not trained" in note]
+    assert allowed.formats["body"] == "t2"
+    trained = made(checkpoint, given, tmp_path, DISTIL.format(parts="weights", then=""))
+    assert trained.formats["body"] == "t2"
+    assert not [note for note in trained.warnings if "ternary" in note]
+    # the head is never trained
+    given["head_format"] = "t2"
+    with pytest.raises(InvalidArgumentError, match=r"format t2 for '(embed|head)'"):
+        made(checkpoint, given, tmp_path, DISTIL.format(parts="weights", then=""))
+
+
+def test_weights_that_are_ternary_need_none(
+    texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_checkpoint(tmp_path / "ternary", {**SHAPE, "num_hidden_layers": 1})
+    real = training_module.weight_of
+
+    def ternary(tensor: Any) -> Any:
+        w = real(tensor)
+        scale = np.float32(0.1)
+        return (np.clip(np.rint(w / scale), -1, 1) * scale).astype(np.float32)
+
+    monkeypatch.setattr(training_module, "weight_of", ternary)
+    given = {"calibration": texts["calibration"], "body_format": "t2", "head_format": "q8"}
+    assert made(source, given, tmp_path, "").formats["body"] == "t2"
+
+
+def test_ternary_weights_are_told_from_others() -> None:
+    signs = np.random.default_rng(0).integers(-1, 2, (6, 40)).astype(np.float32)
+    scales = np.array([[0.01], [2.0], [0.0], [1.0], [7.0], [0.3]], np.float32)
+    rounded = torch.from_numpy(signs * scales).bfloat16().float().numpy()
+    assert is_ternary(rounded) and is_ternary(rounded * 1.001)
+    rounded[3, 5] = 0.5
+    assert not is_ternary(rounded)
