@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import Dtype
@@ -35,7 +37,7 @@ __all__ = [
 TARGET = "target"
 OPTIONAL = ("rounding", "distil", "gate", "transform", "prune")
 PRESETS = ("draft", "balanced", "quality", "full", "tiny")
-ROUNDINGS = ("nearest", "gptq", "trained", "gptq+trained")
+ROUNDINGS = ("gptq", "trained")
 TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
 HELD_OUT = ("first", "spread")
 _FORMATS = {dtype.name.lower(): dtype for dtype in WEIGHT_DTYPES}
@@ -65,7 +67,7 @@ class Method:
 class Rounding:
     """How codes are improved after the search, block by block.
 
-    `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in this order.
+    `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in any order.
     Units: sequences of `length` tokens; `iterations` of training for each block; `sweeps` of
     coordinate descent after GPTQ's own; `guided` groups of rows, for weights of 3 bits and less,
     whose tokens GPTQ weighs by the gradient of the loss (0: all tokens alike).
@@ -150,7 +152,8 @@ class Recipe:
     def needs_text(self) -> bool:
         """Whether a calibration text is looked for where none is given."""
         searched = self.transform is not None and self.transform.searched
-        pruned = self.prune is not None and (self.prune.structured or self.prune.superblocks > 0)
+        prune = self.prune or Prune()
+        pruned = prune.structured or prune.superblocks > 0 or bool(prune.pattern)
         return self.method.calibrate or searched or pruned
 
 
@@ -183,7 +186,12 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{name}: {error}") from error
-    return _read(name, text)
+    recipe = _read(name, text)
+    if recipe.prune is None or not recipe.prune.vocabulary:
+        return recipe
+    # texts lie where the recipe lies
+    texts = tuple(str(Path(name).parent / one) for one in recipe.prune.vocabulary)
+    return replace(recipe, prune=replace(recipe.prune, vocabulary=texts))
 
 
 def _read(label: str, text: str) -> Recipe:
@@ -217,6 +225,7 @@ def _read(label: str, text: str) -> Recipe:
     _check_training(label, sections.get("rounding"), sections.get("distil"))
     check_transform(label, sections.get("transform"))
     check_prune(label, sections.get("prune"))
+    _check_masked(label, sections)
     for key in ("name", "description"):
         if not isinstance(values[key], str):
             raise InvalidArgumentError(f"recipe {label}: {key} is {values[key]!r}, expected a text")
@@ -228,6 +237,16 @@ def _read(label: str, text: str) -> Recipe:
         formats=formats,
         **optional,
     )
+
+
+def _check_masked(label: str, sections: Mapping[str, Any]) -> None:
+    """Refuse what would give weights back that a pattern has taken out."""
+    prune = sections.get("prune")
+    for key in ("rounding", "distil"):
+        if prune is not None and prune.pattern and key in sections:
+            raise InvalidArgumentError(
+                f"recipe {label}: '{key}' would train weights back that prune.pattern takes out"
+            )
 
 
 def _check_gate(label: str, gate: Gate | None) -> None:
@@ -244,10 +263,12 @@ def _check_gate(label: str, gate: Gate | None) -> None:
 
 
 def _check_training(label: str, rounding: Rounding | None, distil: Distil | None) -> None:
-    if rounding is not None and rounding.method not in ROUNDINGS:
+    methods = rounding.methods if rounding is not None else ()
+    known = set(methods) <= set(ROUNDINGS) and len(set(methods)) == len(methods)
+    if methods != ("nearest",) and not known:
         raise InvalidArgumentError(
-            f"recipe {label}: rounding.method is '{rounding.method}',"
-            f" expected one of {', '.join(ROUNDINGS)}"
+            f"recipe {label}: rounding.method is '{'+'.join(methods)}', expected nearest,"
+            f" {' or '.join(ROUNDINGS)}, or both once, joined by '+' in the order wanted"
         )
     for part in distil.parts if distil is not None else ():
         if part not in TRAINED_PARTS:

@@ -171,10 +171,18 @@ def _refine(
     with job.progress.stage(stage, total) as done:
         store = open_store(job.program)
         better, blocks = refine_blocks(job.program, found, windows, method, store, done, work)
-    for block in blocks:
-        for weight in block.fallbacks:
-            job.warnings.append(f"'{weight}': GPTQ found nothing better than the nearest codes")
+    job.warnings.extend(note for block in blocks for note in _notes(block))
     return better, TrainingFacts(f"{name}, block by block", blocks)
+
+
+def _notes(block: BlockReport) -> Iterator[str]:
+    """Yield what was left as it was, and why."""
+    for weight in block.fallbacks:
+        yield f"'{weight}': GPTQ found nothing better than the nearest codes"
+    for weight in block.unsolved:
+        yield f"'{weight}': its Hessian does not fit in memory; it keeps the nearest codes"
+    for weight in block.unguided:
+        yield f"'{weight}': Hessians of several groups do not fit in memory; all tokens count alike"
 
 
 def _guidance(

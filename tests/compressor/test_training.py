@@ -31,6 +31,7 @@ from ingot_compressor.ir import Program
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
 from ingot_compressor.numerics.gptq import GptqOptions
+from ingot_compressor.numerics.hessian import hessian_bytes
 from ingot_compressor.passes.activation_store import ActivationStore
 from ingot_compressor.passes.block_methods import (
     SolvedCodes,
@@ -129,6 +130,28 @@ def test_gptq_brings_blocks_closer(program: Program, windows: Any, dtype: Dtype)
     assert divergence(program, better, windows) < divergence(program, start, windows)
     for name in body_names(program):
         assert better[name].dtype is dtype and better[name].shape == start[name].shape
+
+
+def test_hessians_that_do_not_fit_leave_codes_as_they_are(program: Program, windows: Any) -> None:
+    """Guidance goes first; then only operations with few enough columns are solved for."""
+    start = quantized(program, windows, Dtype.C3)
+    names = [name for name in body_names(program) if "layers.0." in name]
+    guidance = {name: torch.ones((len(windows), 32, 3)) for name in names}
+    narrow = hessian_bytes(40, 1)
+    assert hessian_bytes(40, 3) < hessian_bytes(43, 3) and narrow < hessian_bytes(43, 1)
+    for most, unguided, unsolved in (
+        (hessian_bytes(43, 3), (), ()),
+        (hessian_bytes(40, 3), ("layers.0.mlp.down",), ()),
+        (narrow, tuple(n for n in names if "down" not in n), ("layers.0.mlp.down",)),
+        (narrow - 1, (), tuple(names)),
+    ):
+        method = SolvedCodes(GptqOptions(sweeps=0), guidance=guidance, most_bytes=most)
+        better, reports = refine_blocks(program, start, windows, method, TensorStore())
+        assert set(reports[0].unguided) == set(unguided)
+        assert set(reports[0].unsolved) == set(unsolved)
+        assert all(better[name] is start[name] for name in unsolved)
+        solved = set(names) - set(unsolved) - set(reports[0].fallbacks)
+        assert all(better[name] is not start[name] for name in solved)
 
 
 def test_finished_blocks_are_not_trained_again(

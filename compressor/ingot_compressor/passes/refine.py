@@ -25,7 +25,8 @@ __all__ = ["BlockReport", "refine_blocks"]
 class BlockReport:
     """One block: its output's mean square error against full precision, before and after.
 
-    `fallbacks`: weights that kept what the search had found.
+    `fallbacks`: weights that kept what the search had found. `unsolved` kept it because their
+    Hessian does not fit in memory; `unguided` were solved with all tokens alike for that.
     """
 
     index: int
@@ -33,6 +34,8 @@ class BlockReport:
     before: float
     after: float
     fallbacks: tuple[str, ...] = ()
+    unsolved: tuple[str, ...] = ()
+    unguided: tuple[str, ...] = ()
 
 
 def refine_blocks(
@@ -93,7 +96,15 @@ def _kept(work: WorkFolder, part: str) -> tuple[dict[str, Quantized], BlockRepor
 
 
 def _report(index: int, result: BlockResult) -> BlockReport:
-    return BlockReport(index, len(result.weights), result.before, result.after, result.fallbacks)
+    return BlockReport(
+        index,
+        len(result.weights),
+        result.before,
+        result.after,
+        result.fallbacks,
+        result.unsolved,
+        result.unguided,
+    )
 
 
 def _offset(progress: Callable[[int], None] | None, before: int) -> Callable[[int], None] | None:

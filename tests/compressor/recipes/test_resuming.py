@@ -17,6 +17,7 @@ from ingot_compressor import resuming as resuming_module
 from ingot_compressor.calibration import Statistics
 from ingot_compressor.choosing import Chosen, choose_encodings
 from ingot_compressor.json_values import annotated_value
+from ingot_compressor.passes import prune as prune_module
 from ingot_compressor.resuming import kept_statistics
 from ingot_compressor.work import WorkFolder
 from tests.compressor.recipes.recipe_cases import made, section
@@ -111,3 +112,28 @@ def test_statistics_come_back_whole(tmp_path: Path) -> None:
     assert kept.tokens == 7 and not kept.max_abs and set(kept.mean_squares) == set(values)
     assert all(np.array_equal(kept.mean_squares[name], x) for name, x in values.items())
     assert np.array_equal(kept.mean_abs["head"], np.zeros(2))
+
+
+def test_pruned_blocks_are_not_pruned_again(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, rest = {"calibration": texts["calibration"]}, "[prune]\nsuperblocks = 0.3\n"
+    work = tmp_path / "work"
+    whole = made(checkpoint, given, tmp_path, rest, body="q8")
+    expected = section(whole.file, Section.CERTIFICATE)
+    real, solved = prune_module.choose_superblocks, []
+
+    def killed(*arguments: Any) -> Any:
+        solved.append(1)
+        if len(solved) == 10:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(prune_module, "choose_superblocks", killed)
+    with pytest.raises(KeyboardInterrupt):
+        made(checkpoint, given, tmp_path, rest, body="q8", work=work)
+    made(checkpoint, given, tmp_path, rest, body="q8", work=work)
+    weights = 3 * 6
+    finished = 9 - 9 % 6
+    assert len(solved) == 10 + weights - finished
+    assert section(str(tmp_path / "x.ingot"), Section.CERTIFICATE) == expected

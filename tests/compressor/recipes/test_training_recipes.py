@@ -150,3 +150,16 @@ def test_ternary_weights_are_told_from_others() -> None:
     assert is_ternary(rounded) and is_ternary(rounded * 1.001)
     rounded[3, 5] = 0.5
     assert not is_ternary(rounded)
+
+
+@pytest.mark.parametrize("method", ["gptq+trained", "trained+gptq"])
+def test_rounding_methods_come_in_any_order(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, method: str
+) -> None:
+    given = {"calibration": texts["calibration"]}
+    keys = "sequences = 4\nlength = 40\nbatch = 2\niterations = 2\nsweeps = 1\n"
+    rest = f'[rounding]\nmethod = "{method}"\n{keys}'
+    report = made(checkpoint, given, tmp_path, rest, body="c3")
+    training = section(report.file, Section.CERTIFICATE)["training"]
+    expected = "; ".join(f"{name}, block by block" for name in method.split("+"))
+    assert training["method"] == expected and len(training["blocks"]) == 6
