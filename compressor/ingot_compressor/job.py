@@ -240,6 +240,10 @@ def check_options(options: CompressOptions) -> tuple[Recipe, Target, Choices]:
     """
     _check_values(options)
     recipe, target = load_recipe(options.preset), load_target(options.target)
+    if options.sparsity > 0 and recipe.prune is not None and recipe.prune.pattern:
+        raise InvalidArgumentError(
+            f"--sparsity takes out superblocks and recipe {recipe.name} single weights: take one"
+        )
     return recipe, target, _choices(options, recipe, target)
 
 

@@ -137,13 +137,15 @@ def test_hessians_that_do_not_fit_leave_codes_as_they_are(program: Program, wind
     start = quantized(program, windows, Dtype.C3)
     names = [name for name in body_names(program) if "layers.0." in name]
     guidance = {name: torch.ones((len(windows), 32, 3)) for name in names}
-    narrow = hessian_bytes(40, 1)
-    assert hessian_bytes(40, 3) < hessian_bytes(43, 3) and narrow < hessian_bytes(43, 1)
+    together = [f"layers.0.attention.{part}" for part in "qkv"]
+    rest = [name for name in names if "down" not in name]
+    # queries, keys and values are one operation, with three groups of each
     for most, unguided, unsolved in (
-        (hessian_bytes(43, 3), (), ()),
-        (hessian_bytes(40, 3), ("layers.0.mlp.down",), ()),
-        (narrow, tuple(n for n in names if "down" not in n), ("layers.0.mlp.down",)),
-        (narrow - 1, (), tuple(names)),
+        (hessian_bytes(40, 9), [], []),
+        (hessian_bytes(40, 9) - 1, together, []),
+        (hessian_bytes(43, 1), names, []),
+        (hessian_bytes(40, 1), rest, ["layers.0.mlp.down"]),
+        (hessian_bytes(40, 1) - 1, [], names),
     ):
         method = SolvedCodes(GptqOptions(sweeps=0), guidance=guidance, most_bytes=most)
         better, reports = refine_blocks(program, start, windows, method, TensorStore())

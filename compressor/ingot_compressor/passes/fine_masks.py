@@ -19,6 +19,7 @@ from ingot_compressor.numerics.groups import Float
 from ingot_compressor.numerics.pruning import (
     Mask,
     NetBits,
+    check_n_of_m,
     keep_n_of_m,
     keep_share,
     magnitude_scores,
@@ -83,6 +84,8 @@ def prune_elements(
     Raises: InvalidArgumentError for a format without an exact zero, or a pattern that does not fit.
     Source: magnitude; Wanda (arXiv:2306.11695); SparseGPT (arXiv:2301.00774), joint with rounding.
     """
+    if pattern.kept:
+        check_n_of_m(pattern.kept, pattern.of, w.shape[1])
     squares = importance if hessian is None else np.diagonal(hessian)
     dense = replace(encoding, sparsity=0.0)
     start = quantize_matrix(w, dense, squares, threads)

@@ -283,6 +283,13 @@ def test_two_of_four_weights_go_and_files_store_zeros(
     assert (values.reshape(-1, 4) == 0).sum(axis=1).min() >= 2
 
 
+def test_superblocks_and_single_weights_do_not_go_together(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="recipe mine single weights: take one"):
+        prepared(checkpoint, texts, tmp_path, '[prune]\npattern = "2:4"\n', sparsity=0.1)
+
+
 def test_superblocks_by_magnitude_in_a_sweep(
     texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
