@@ -290,7 +290,7 @@ def test_the_curve_of_a_training_is_shown(made: SimpleNamespace) -> None:
     text = render_page(replace(made.plain, losses=(3.0, 2.0)))
     assert loss_curve((3.0, 2.0)) in text and "<polyline" not in render_page(made.plain)
     training = TrainingFacts("trained as a whole: scales", losses=(3.0, 2.0))
-    draft = Draft(Sizes(1, 1.0, 1.0), {}, 7, training)
+    draft = Draft(Sizes(1, 1.0, 1.0), {}, 7, training, None, {})
     facts = gather_facts(prepare_job(made.options, SilentProgress()), draft, made.plain.result)
     assert facts.losses == (3.0, 2.0) and facts.training["method"] == training.method
     assert "losses" not in facts.training and facts.texts["calibration"]["tokens"] == 7

@@ -42,7 +42,17 @@ def test_what_was_finished_is_not_done_again_and_the_file_is_the_same(
 ) -> None:
     options: dict[str, Any] = {"work": tmp_path / "work", "bpw": 5.0}
     given = {"calibration": texts["calibration"]}
+    chosen: list[Chosen] = []
+
+    def watched(*arguments: Any) -> Chosen:
+        chosen.append(choose_encodings(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(draft_module, "choose_encodings", watched)
     first = made(checkpoint, given, tmp_path, BLOCKS, body="q8", **options)
+    facts = WorkFolder(tmp_path / "work", _key(tmp_path / "work")).load_facts("choice")
+    assert facts is not None and chosen[0].choice is not None
+    assert annotated_value(Chosen, facts["chosen"]) == chosen[0]
     training, weights = (section(first.file, kind) for kind in (Section.CERTIFICATE, Section.META))
     for name in ("calibrate", "choose_encodings"):
         monkeypatch.setattr(draft_module, name, never)
@@ -52,23 +62,6 @@ def test_what_was_finished_is_not_done_again_and_the_file_is_the_same(
     assert len(training["training"]["blocks"]) == 3
     assert section(again.file, Section.CERTIFICATE) == training
     assert section(again.file, Section.META) == weights
-
-
-def test_a_choice_comes_back_whole(
-    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found: list[Chosen] = []
-
-    def watched(*arguments: Any) -> Chosen:
-        found.append(choose_encodings(*arguments))
-        return found[-1]
-
-    monkeypatch.setattr(draft_module, "choose_encodings", watched)
-    given = {"calibration": texts["calibration"]}
-    made(checkpoint, given, tmp_path, "", body="q8", bpw=5.0, work=tmp_path / "work")
-    facts = WorkFolder(tmp_path / "work", _key(tmp_path / "work")).load_facts("choice")
-    assert facts is not None and found[0].choice is not None
-    assert annotated_value(Chosen, facts["chosen"]) == found[0]
 
 
 def _key(folder: Path) -> str:

@@ -47,17 +47,28 @@ def weights_of(file: str) -> dict[str, Any]:
         }
 
 
+@pytest.fixture(scope="module")
+def two_phases(
+    checkpoint: Path, texts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the weights of a file that was trained in two phases, and its training."""
+    rest = DISTIL.format(parts="weights+scales", then=THEN)
+    given = {"calibration": texts["calibration"]}
+    report = made(checkpoint, given, tmp_path_factory.mktemp("two"), rest, body="c3")
+    return weights_of(report.file), section(report.file, Section.CERTIFICATE)["training"]
+
+
 def test_scales_alone_move_in_the_second_phase(
-    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+    checkpoint: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    two_phases: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     given = {"calibration": texts["calibration"]}
-    spread = 'held_out = "spread"'
-    found = {}
-    for name, then in (("one", spread), ("two", THEN)):
-        rest = DISTIL.format(parts="weights+scales", then=then)
-        report = made(checkpoint, given, tmp_path, rest, body="c3")
-        found[name] = weights_of(report.file), section(report.file, Section.CERTIFICATE)["training"]
-    (one, first), (two, second) = found["one"], found["two"]
+    rest = DISTIL.format(parts="weights+scales", then='held_out = "spread"')
+    report = made(checkpoint, given, tmp_path, rest, body="c3")
+    first = section(report.file, Section.CERTIFICATE)["training"]
+    one, (two, second) = weights_of(report.file), two_phases
     assert second["method"] == "trained as a whole: weights, scales; then scales alone"
     assert second["divergence_before"] == first["divergence_before"]
     assert second["divergence_after"] < first["divergence_after"] < first["divergence_before"]
@@ -67,12 +78,14 @@ def test_scales_alone_move_in_the_second_phase(
 
 
 def test_a_kill_in_the_second_phase_goes_on_there(
-    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    texts: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    two_phases: tuple[dict[str, Any], dict[str, Any]],
 ) -> None:
     given = {"calibration": texts["calibration"]}
-    rest = DISTIL.format(parts="rounding+scales", then=THEN)
-    whole = made(checkpoint, given, tmp_path, rest, body="c3")
-    expected = weights_of(whole.file), section(whole.file, Section.CERTIFICATE)["training"]
+    rest = DISTIL.format(parts="weights+scales", then=THEN)
     work = tmp_path / "work"
     steps: list[int] = []
 
@@ -95,9 +108,9 @@ def test_a_kill_in_the_second_phase_goes_on_there(
     # from the step after the last check
     assert steps[14:] == list(range(5, 11))
     training = section(resumed.file, Section.CERTIFICATE)["training"]
-    assert training == expected[1]
+    assert training == two_phases[1]
     again = weights_of(resumed.file)
-    assert all(np.array_equal(x.sub_scales, again[n].sub_scales) for n, x in expected[0].items())
+    assert all(np.array_equal(x.sub_scales, again[n].sub_scales) for n, x in two_phases[0].items())
 
 
 def test_the_preset_for_few_bits_has_both_phases() -> None:
