@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -39,6 +41,10 @@ def test_weights_that_go_are_zeros(name: str, dtype: Dtype) -> None:
     pattern = PATTERNS[name]
     quantized, mask = prune_elements(matrix(), Encoding(dtype), pattern, hessian())
     assert mask.mean() == 0.5 and not dequantize(quantized)[~mask].any()
+    if dtype is not Dtype.F16:
+        joint = replace(pattern, sweep=True)
+        swept, gone = prune_elements(matrix(), Encoding(dtype), joint, hessian())
+        assert gone.mean() == 0.5 and not dequantize(swept)[~gone].any()
     if pattern.kept:
         assert np.all(mask.reshape(-1, pattern.of).sum(axis=1) == pattern.kept)
     bits = pattern.bits(quantized)
