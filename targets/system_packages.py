@@ -33,6 +33,8 @@ PACKAGES = (
     Package("qemu-user", "qemu-aarch64", "every test of the emulated ARM board (tests/targets)"),
     Package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "the board's gcc build and harness"),
     Package("clang-19", "clang-19", "fuzzing of the native reader (tests/fuzz)"),
+    Package("openssh-server", "sshd", "the test of `ingot deploy` against a server on loopback"),
+    Package("openssh-client", "ssh", "the same test, and `ingot deploy` itself"),
     Package("llvm-19", "llvm-cov-19", "the coverage report of fuzzing"),
 )
 # Comes with no program of its own; installed along with clang.
@@ -44,7 +46,9 @@ COMPANIONS = {
 
 def missing_packages() -> list[Package]:
     """Return the packages whose program is not found."""
-    return [package for package in PACKAGES if shutil.which(package.program) is None]
+    # Servers are in sbin, which is on few users' path.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    return [package for package in PACKAGES if shutil.which(package.program, path=path) is None]
 
 
 def _apt_prefix() -> list[str] | None:

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "compressor"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runtime"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import native, package, source, suite
+from tests.checks import native, package, sanitizers, source, suite, updates
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -32,8 +34,15 @@ STEPS: dict[str, Callable[[], None]] = {
     "wheel": package.wheel,
     "examples": package.examples,
     "slow": suite.slow_tests,
+    "kills": updates.kills,
+    "deploy": updates.deployment,
+    "bundle": updates.bundle,
     "address": native.address_sanitizer,
     "threads": native.thread_sanitizer,
+    "errors": sanitizers.errors,
+    "address-python": sanitizers.address_python,
+    "threads-python": sanitizers.threads_python,
+    "address-arm": sanitizers.emulated,
     "fuzz": native.fuzz,
 }
 
@@ -65,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     outcomes = {name: run_step(name) for name in STEPS if name in arguments.only}
     print("\n== summary")
     for name, (held, seconds) in outcomes.items():
-        print(f"{name:<12} {'ok' if held else 'FAILED':<7} {seconds:8.1f} s")
+        print(f"{name:<15} {'ok' if held else 'FAILED':<7} {seconds:8.1f} s")
     failed = [name for name, (held, _) in outcomes.items() if not held]
     print(f"{len(outcomes) - len(failed)} of {len(outcomes)} checks hold")
     return 1 if failed else 0

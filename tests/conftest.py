@@ -22,6 +22,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Nothing is measured or kept in the home folder; the tests of tuning say otherwise.
 os.environ.setdefault("INGOT_TUNE", "0")
+os.environ.setdefault("INGOT_CANARY", "0")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KNOWN_REQUIREMENTS = frozenset(

@@ -24,6 +24,8 @@ __all__ = ["Judgement", "Limit", "Verdict", "build_certificate", "judge", "measu
 SCHEMA = 1
 MEASURED = (Section.TENSORS, Section.PROGRAM, Section.WEIGHTS)
 RESAMPLES = 1000
+# The share of the checkpoint's accuracy to keep where items are given and the recipe names none.
+RECOVERY = 0.99
 SEED = 20260101
 
 
@@ -64,7 +66,7 @@ class Judgement:
 
 
 def judge(gate: Gate | None, scores: Scores | None, recovery: Recovery | None = None) -> Judgement:
-    """Return the verdict on measured scores, and on the accuracy where both level and items are.
+    """Return the verdict on measured scores, and on the accuracy where items were given.
 
     Intervals of the divergence are bootstrapped over windows: positions of one window depend on
     each other; that of `recovery` over items, measured at the gate's confidence.
@@ -98,9 +100,10 @@ def judge(gate: Gate | None, scores: Scores | None, recovery: Recovery | None = 
 
 
 def _accuracy_limits(gate: Gate, recovery: Recovery | None) -> tuple[Limit, ...]:
-    if gate.recovery is None or recovery is None:
+    if recovery is None:
         return ()
-    r, level, remark = recovery, gate.recovery, ""
+    r, remark = recovery, ""
+    level = RECOVERY if gate.recovery is None else gate.recovery
     if r.verdict(level) is Verdict.INCONCLUSIVE:
         needed = items_that_decide(r, level, gate.confidence)
         remark = (

@@ -21,7 +21,9 @@ from ingot.format import (
 )
 from ingot.packing import round_up
 from ingot_compressor.calibration import Statistics
-from ingot_compressor.decode_rates import decode_rates
+from ingot_compressor.decode_rates import decode_rates, prefill_rates
+from ingot_compressor.importers import Imported
+from ingot_compressor.ir import Program
 from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
 from ingot_compressor.numerics import Encoding
@@ -32,7 +34,7 @@ from ingot_compressor.passes.quantize import BUDGET_FORMATS, assign
 from ingot_compressor.passes.sensitivity import Quantizer
 from ingot_compressor.spool import Spool
 
-__all__ = ["Chosen", "bytes_beside_weights", "choose_encodings"]
+__all__ = ["Chosen", "bytes_beside_weights", "choose_encodings", "overhead_bytes"]
 
 # Tokens on which sensitivities are measured and whole mixes compared: fewer for large models, whose
 # every token costs as many operations as they have weights.
@@ -84,9 +86,12 @@ def _budgets(job: Job) -> Budgets:
     options = job.options
     formats = {dtype for dtype, _ in BUDGET_FORMATS}
     formats |= {one.dtype for one in (job.choices.head, job.choices.embedding)}
-    rates = {}
+    rates, products = {}, {}
     if options.min_decode is not None:
         rates = dict(decode_rates(job.target, sorted(formats), options.threads))
+    if options.min_prefill is not None:
+        chunk = job.program.chunk
+        products = dict(prefill_rates(job.target, sorted(formats), options.threads, chunk))
     return Budgets(
         bits=options.bpw,
         file_bytes=options.max_bytes,
@@ -95,19 +100,25 @@ def _budgets(job: Job) -> Budgets:
         mean_kl=options.max_kl,
         beside_weights=bytes_beside_weights(job),
         decode_rates=rates,
+        prefill=options.min_prefill,
+        prefill_rates=products,
     )
 
 
 def bytes_beside_weights(job: Job) -> int:
     """Return the most bytes that a file takes besides its section of weights."""
-    program = drop_unused(job.program)
+    return overhead_bytes(job.program, job.imported)
+
+
+def overhead_bytes(program: Program, imported: Imported) -> int:
+    """Return the most bytes besides weights of the file of a program with these texts."""
+    program = drop_unused(program)
     operands = sum(len(op.inputs) + len(op.outputs) for op in program.operations)
     names = sum(len(name.encode("utf-8")) + 1 for name in program.tensors)
     tables = Header.SIZE + len(Section) * SectionRecord.SIZE + names + 4 * operands
     tables += TensorRecord.SIZE * len(program.tensors)
     tables += (Instruction.SIZE + SECTION_ALIGNMENT) * len(program.operations)
-    texts = len(job.imported.tokenizer_json) + len(repr(job.imported.chat))
-    texts += len(repr(job.imported.meta))
+    texts = len(imported.tokenizer_json) + len(repr(imported.chat)) + len(repr(imported.meta))
     return round_up(tables + texts, WEIGHTS_ALIGNMENT) + LATER_BYTES
 
 

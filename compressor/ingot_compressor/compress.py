@@ -27,7 +27,8 @@ from ingot_compressor.certificate import (
 )
 from ingot_compressor.draft import Draft, compute_vectors, write_draft
 from ingot_compressor.evaluate import Quality, Scores, summarize
-from ingot_compressor.evaluation.comparison import CONFIDENCE, score_items
+from ingot_compressor.evaluation.comparison import CONFIDENCE, generate_items, score_items
+from ingot_compressor.evaluation.generation import summarize_generation
 from ingot_compressor.evaluation.items import Item, read_task
 from ingot_compressor.evaluation.recovery import Recovery
 from ingot_compressor.evaluation.tasks import pool
@@ -35,8 +36,10 @@ from ingot_compressor.execute import TensorStore
 from ingot_compressor.job import CompressOptions, Job, prepare_job
 from ingot_compressor.json_values import finite_values
 from ingot_compressor.measure import measure_file, open_store, used_isa
+from ingot_compressor.passes.hybrid import HybridRow
 from ingot_compressor.progress import Progress, SilentProgress
 from ingot_compressor.provenance import versions
+from ingot_compressor.sparse_choice import compare_sparse, is_sparse
 from ingot_compressor.text_windows import reference_losses
 from ingot_compressor.texts import Text
 
@@ -48,7 +51,11 @@ COMPARED_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class CompressReport:
-    """What came of it; the keys of `ingot compress --json`. Units: bytes, seconds."""
+    """What came of it; the keys of `ingot compress --json`. Units: bytes, seconds.
+
+    `choice` is what every weight got and why, under a budget; `predicted_decode` then the tokens
+    per second on the target. `hybrid` sets a sparse file beside dense ones.
+    """
 
     file: str
     bytes: int
@@ -62,6 +69,9 @@ class CompressReport:
     quality: dict[str, Any] | None
     seconds: float
     warnings: list[str] = field(default_factory=list)
+    choice: dict[str, Any] | None = None
+    predicted_decode: float | None = None
+    hybrid: list[dict[str, Any]] = field(default_factory=list)
 
 
 def compress(options: CompressOptions, progress: Progress | None = None) -> CompressReport:
@@ -77,7 +87,7 @@ def compress(options: CompressOptions, progress: Progress | None = None) -> Comp
     try:
         draft = write_draft(job, path)
         blobs = {Section.VECTORS: _json(compute_vectors(job, path))}
-        judgement, quality = _finish(job, path, draft, blobs, items)
+        finished = _finish(job, path, draft, blobs, items)
     finally:
         path.unlink(missing_ok=True)
     result = CompressReport(
@@ -85,38 +95,65 @@ def compress(options: CompressOptions, progress: Progress | None = None) -> Comp
         bytes=options.out.stat().st_size,
         recipe=job.recipe.name,
         target=job.target.name,
-        verdict=judgement.verdict.value,
-        reason=judgement.reason,
+        verdict=finished.judgement.verdict.value,
+        reason=finished.judgement.reason,
         bits_per_weight_body=draft.sizes.bits_per_weight_body,
         bits_per_weight_total=draft.sizes.bits_per_weight_total,
         formats=draft.formats,
-        quality=asdict(quality) if quality else None,
+        quality=asdict(finished.quality) if finished.quality else None,
         seconds=time.monotonic() - started,
         warnings=job.warnings,
+        choice=finite_values(draft.choice.to_json()) if draft.choice is not None else None,
+        predicted_decode=_predicted_decode(job, draft),
+        hybrid=[asdict(row) for row in finished.hybrid],
     )
     if options.report is not None:
         # what only a report needs is loaded where one is wanted
         from ingot_compressor.reporting.facts import gather_facts
         from ingot_compressor.reporting.page import write_report
 
-        write_report(options.report, gather_facts(job, draft, asdict(result)))
+        write_report(options.report, gather_facts(job, draft, asdict(result), finished.hybrid))
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """What was measured of the file that was written."""
+
+    judgement: Judgement
+    quality: Quality | None
+    hybrid: tuple[HybridRow, ...]
+
+
+def _predicted_decode(job: Job, draft: Draft) -> float | None:
+    """Return the tokens per second that a mix gives on its target, None if they are not known."""
+    if draft.choice is None:
+        return None
+    # torch is here already, but not what only speeds need
+    from ingot_compressor.reporting.speed import can_predict, predict_speed
+
+    if not can_predict(job.target):
+        return None
+    return predict_speed(job.program, job.options.out, job.target, job.options.threads)
 
 
 def _finish(
     job: Job, path: Path, draft: Draft, blobs: dict[Section, bytes], items: Sequence[Item]
-) -> tuple[Judgement, Quality | None]:
+) -> _Finished:
     """Measure and judge the draft, then write the final file."""
     scores, facts = _measure(job, path)
     recoveries = _recoveries(job, path, items)
     facts["accuracy"] = {name: asdict(recovery) for name, recovery in recoveries.items()}
+    facts["generation"] = _generation(job, path, items)
     judgement = judge(job.recipe.gate, scores, recoveries.get("pooled"))
     if not job.options.certificate:
         judgement = Judgement(Verdict.UNGATED, "nothing was measured, as asked for")
     _refuse_failing(job, judgement)
+    hybrid = _hybrid(job, draft, scores)
     quality = None if scores is None else summarize(scores)
     if job.options.certificate:
         facts |= _facts(job, draft)
+        facts["hybrid"] = [asdict(row) for row in hybrid]
         with Container(path) as container:
             sections = measured_sections(container)
         certificate = build_certificate(job.recipe, judgement, quality, sections, facts)
@@ -124,7 +161,45 @@ def _finish(
     with job.progress.stage("Writing", 1) as done:
         replace_sections(path, job.options.out, blobs)
         done(1)
-    return judgement, quality
+    return _Finished(judgement, quality, hybrid)
+
+
+def _hybrid(job: Job, draft: Draft, scores: Scores | None) -> tuple[HybridRow, ...]:
+    """Compare a sparse draft with dense files, and refuse it where these are better.
+
+    Raises: IngotError unless failing files are allowed.
+    """
+    if not is_sparse(job):
+        return ()
+    if scores is None:
+        job.warnings.append(
+            "superblocks were left out and nothing was measured: dense files of this size may be"
+            " better; give --evaluate TEXT to compare"
+        )
+        return ()
+    rows = compare_sparse(job, draft, scores)
+    for row in rows:
+        if row.chosen:
+            continue
+        if not job.options.allow_failing:
+            raise IngotError(
+                f"{row.name} is not worth it: {row.reason}. Nothing was written; leave out the"
+                " sparsity and take fewer bits (--bpw, --format), or write it all the same with"
+                " --allow-failing"
+            )
+        job.warnings.append(f"{row.name} is not worth it: {row.reason}")
+    return rows
+
+
+def _generation(job: Job, path: Path, items: Sequence[Item]) -> dict[str, Any] | None:
+    """Return what the file makes of the items that ask for text; the gate does not count them."""
+    if not items:
+        return None
+    with Model(path) as model:
+        found = summarize_generation(
+            generate_items(model, items, job.progress, job.options.threads)
+        )
+    return None if found is None else asdict(found)
 
 
 def _refuse_failing(job: Job, judgement: Judgement) -> None:

@@ -37,7 +37,7 @@ from ingot_compressor.passes.quantize import (
     quantize,
 )
 from ingot_compressor.provenance import licence_of, source_facts, versions
-from ingot_compressor.recipe import Prune
+from ingot_compressor.recipe import Prune, Transform
 from ingot_compressor.resuming import kept_choice, kept_statistics, open_work
 from ingot_compressor.spool import Spool
 from ingot_compressor.training import TrainingFacts, refuse_untrained_ternary, train
@@ -254,9 +254,21 @@ def _format_names(program: Program, encodings: dict[str, Encoding]) -> dict[str,
     }
 
 
+def _transformed(job: Job) -> list[str]:
+    """Return what leaves no weight of the file alone comparable with the checkpoint's."""
+    given = job.recipe.transform or Transform()
+    kinds = {
+        "rotate": given.rotate != "none",
+        "smooth": given.smooth > 0,
+        "activation_aware": given.activation_aware,
+    }
+    return [name for name, on in kinds.items() if on]
+
+
 def _meta(job: Job, formats: dict[str, str], removed: dict[str, Any]) -> dict[str, Any]:
     return {
         **({"removed": removed} if removed else {}),
+        **({"transformed": turned} if (turned := _transformed(job)) else {}),
         **{key: value for key, value in job.imported.meta.items() if key != "warnings"},
         "source": source_facts(job.options.source),
         "licence": licence_of(job.options.source),

@@ -56,6 +56,7 @@ class CompressOptions:
     max_bytes: int | None = None
     max_ram: int | None = None
     min_decode: float | None = None
+    min_prefill: float | None = None
     max_kl: float | None = None
     group: int | None = None
     layout: str | None = None
@@ -81,6 +82,7 @@ class CompressOptions:
             "--max-bytes": self.max_bytes,
             "--max-ram": self.max_ram,
             "--min-decode": self.min_decode,
+            "--min-prefill": self.min_prefill,
             "--max-kl": self.max_kl,
         }
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ingot._native import native
 from ingot.errors import InvalidArgumentError
 from ingot.session import Session
 from ingot_compressor.evaluate import Logits, Scores, Window, evaluate
+from ingot_compressor.evaluation.sessions import open_sessions, session_count, spread
 from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.ir import Program
 
@@ -23,6 +24,7 @@ __all__ = [
     "measure_file",
     "open_store",
     "packed_logits",
+    "packed_windows",
     "reference_logits",
     "used_isa",
 ]
@@ -77,6 +79,26 @@ def packed_logits(session: Session, vocabulary: int) -> Logits:
     return run
 
 
+def packed_windows(
+    model: Model, windows: Sequence[NDArray[np.int64]], vocabulary: int, threads: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the logits of every window from an empty session; several windows run at a time.
+
+    Keys and values are float16. The figures do not depend on how many sessions there are, nor on
+    `threads`, which they share (0: one per CPU).
+    Shapes: windows each (t,) int64; results (t, vocabulary).
+    """
+    longest = max(len(window) for window in windows)
+    count = session_count(len(windows), threads, 4 * longest * model.info.vocabulary)
+    rows = min(longest, model.info.chunk)
+
+    def run(session: Session, window: NDArray[np.int64]) -> NDArray[np.float32]:
+        return packed_logits(session, vocabulary)(window)
+
+    with open_sessions(model, count, threads, longest, rows, "f16") as sessions:
+        yield from spread(sessions, run, windows, together=True)
+
+
 def measure_file(
     path: Path,
     program: Program,
@@ -87,7 +109,7 @@ def measure_file(
 ) -> Scores:
     """Compare a file with the checkpoint's program on windows of token ids.
 
-    `threads` are the native session's, 0 for every CPU.
+    `threads` are those of the native sessions together, 0 for every CPU.
 
     Raises: InvalidArgumentError if the file is of another vocabulary or its context too short.
     """
@@ -102,10 +124,11 @@ def measure_file(
             raise InvalidArgumentError(
                 f"windows of {longest} tokens do not fit the file's context {model.info.context}"
             )
-        rows = min(longest, model.info.chunk)
-        with model.session(context=longest, threads=threads, logits_rows=rows, kv="f16") as session:
-            candidate = packed_logits(session, program.vocabulary)
-            return evaluate(windows, reference_logits(program, store), candidate, progress)
+        tokens = [one.tokens if isinstance(one, Window) else one for one in windows]
+        found = packed_windows(model, tokens, program.vocabulary, threads) if tokens else iter(())
+        reference = reference_logits(program, store)
+        # `evaluate` asks for the windows in their order
+        return evaluate(windows, reference, lambda window: next(found), progress)
 
 
 def used_isa() -> str:

@@ -65,6 +65,8 @@ const char *ingot_status_name(ingot_status status) {
         case INGOT_ERROR_MEMORY_LIMIT: return "memory limit";
         case INGOT_ERROR_IO: return "input or output";
         case INGOT_ERROR_THREADS: return "threads";
+        case INGOT_ERROR_UNTRUSTED: return "untrusted";
+        case INGOT_ERROR_FILE_LOST: return "file lost";
         case INGOT_ERROR_HARDWARE: return "hardware";
         case INGOT_ERROR_INTERNAL: return "internal";
     }

@@ -25,7 +25,8 @@ void ingot_session_leave(ingot_session *session) { atomic_store(&session->busy, 
 
 static ingot_status check_tokens(const ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
     ingot_model_info info = {.struct_size = sizeof info};
-    ingot_status status = ingot_model_info_get(session->model, &info);
+    ingot_status status = ingot_file_intact(&session->model->file);
+    status = status == INGOT_OK ? ingot_model_info_get(session->model, &info) : status;
     if (status != INGOT_OK) {
         return status;
     }
@@ -55,7 +56,9 @@ static bool run_pass(ingot_session *session, const int32_t *tokens, uint32_t m, 
     session->tokens = tokens;
     session->m = m;
     session->selected = selected;
-    const uint32_t threads = m <= INGOT_DECODE_TOKENS ? session->threads : session->prefill_threads;
+    const uint32_t wanted = m <= INGOT_DECODE_TOKENS ? session->threads : session->prefill_threads;
+    const uint32_t limit = atomic_load_explicit(&session->thread_limit, memory_order_relaxed);
+    const uint32_t threads = limit != 0 && limit < wanted ? limit : wanted;
     if (session->profile != NULL) {
         ingot_profile_start(session, threads);
     }
@@ -72,9 +75,17 @@ static uint32_t pass_length(const ingot_session *session, uint32_t left, uint32_
                                                                                                  : session->chunk;
 }
 
+/* Blocks that were written and not taken up by ingot_session_resume() are room for what is fed now. */
+static void drop_written(ingot_session *session) {
+    if (session->position == 0) {
+        ingot_kv_state_cut(&session->kv, 0);
+    }
+}
+
 static ingot_status feed(ingot_session *session, const int32_t *tokens, uint32_t count, uint32_t wanted) {
     session->limit = session->model->step_count;
     session->tracing = false;
+    drop_written(session);
     while (count > 0) {
         uint32_t m = pass_length(session, count, wanted);
         ingot_status status = ingot_kv_state_own(&session->kv, session->position, session->position + m);
@@ -83,6 +94,10 @@ static ingot_status feed(ingot_session *session, const int32_t *tokens, uint32_t
         }
         if (atomic_load(&session->cancelled) != 0 || !run_pass(session, tokens, m, m == count ? wanted : 0)) {
             return ingot_fail(INGOT_ERROR_CANCELLED, "cancelled; %u positions are fed", session->position);
+        }
+        status = ingot_file_intact(&session->model->file);
+        if (status != INGOT_OK) { /* this pass read zeros where weights were: it does not count */
+            return status;
         }
         session->position += m;
         ingot_kv_state_slide(&session->kv, session->position);
@@ -126,6 +141,7 @@ ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, 
                             session->chunk, session->model->step_count);
     }
     if (status == INGOT_OK) {
+        drop_written(session);
         status = ingot_kv_state_own(&session->kv, session->position, session->position + count);
     }
     if (status == INGOT_OK) {
@@ -134,6 +150,7 @@ ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, 
         session->tracing = true;
         if (run_pass(session, tokens, count, wanted)) {
             session->executed += instructions;
+            status = ingot_file_intact(&session->model->file);
         } else {
             session->selected = 0;
             status = ingot_fail(INGOT_ERROR_CANCELLED, "cancelled; the trace is not complete");
@@ -209,6 +226,29 @@ ingot_status ingot_session_memory(const ingot_session *session, ingot_memory_inf
                           sizeof *info);
     }
     *info = session->info;
+    return INGOT_OK;
+}
+
+ingot_status ingot_session_trim(ingot_session *session, uint64_t *bytes) {
+    ingot_status status = ingot_session_enter(session);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    if (bytes == NULL) {
+        status = ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_session_trim: bytes must not be NULL");
+    } else {
+        session->selected = session->m = 0;
+        *bytes = ingot_platform_forget(session->memory, session->passing_bytes) + ingot_kv_trim(session->kv.family);
+    }
+    ingot_session_leave(session);
+    return status;
+}
+
+ingot_status ingot_session_limit_threads(ingot_session *session, uint32_t most) {
+    if (session == NULL) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "the session is NULL");
+    }
+    atomic_store_explicit(&session->thread_limit, most, memory_order_relaxed);
     return INGOT_OK;
 }
 

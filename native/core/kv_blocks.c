@@ -117,6 +117,16 @@ void ingot_kv_give_back(ingot_kv_family *family, ingot_kv_block *block) {
     unlock(family);
 }
 
+uint64_t ingot_kv_trim(ingot_kv_family *family) {
+    uint64_t bytes = 0;
+    lock(family); /* a member that takes a block meanwhile yields until we are done */
+    for (const ingot_kv_block *block = family->free; block != NULL; block = block->next) {
+        bytes += ingot_platform_forget(block->data, family->block_bytes);
+    }
+    unlock(family);
+    return bytes;
+}
+
 uint32_t ingot_kv_free_count(ingot_kv_family *family) {
     uint32_t count = 0;
     lock(family);

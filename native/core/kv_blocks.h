@@ -32,6 +32,8 @@ ingot_kv_block *ingot_kv_take(ingot_kv_family *family);
 /** One more user of a block that the caller uses. */
 void ingot_kv_share(ingot_kv_block *block);
 void ingot_kv_give_back(ingot_kv_family *family, ingot_kv_block *block);
+/** Gives the pages of the free blocks back to the system. @return bytes of them. */
+uint64_t ingot_kv_trim(ingot_kv_family *family);
 /** Free blocks, for tests. */
 uint32_t ingot_kv_free_count(ingot_kv_family *family);
 

@@ -7,25 +7,46 @@
 #include "core/error.h"
 #include "core/model.h"
 #include "kernels/cpu.h"
+#include "platform/platform.h"
 
-static ingot_status open_into(const char *path, ingot_model *model) {
-    ingot_status status = ingot_cpu_check();
-    if (status == INGOT_OK) {
-        status = ingot_file_open(path, &model->file);
+static ingot_status choose_levels(const ingot_open_config *config, ingot_model *model) {
+    const uint32_t allowed = ingot_cpu_mask();
+    if ((config->isa_mask & ~allowed) != 0) {
+        return ingot_fail(INGOT_ERROR_HARDWARE, "instruction set mask 0x%x: this CPU and INGOT_FORCE_ISA leave 0x%x",
+                          config->isa_mask, allowed);
     }
-    return status == INGOT_OK ? ingot_program_prepare(model) : status;
+    model->isa_mask = (config->isa_mask != 0 ? config->isa_mask : allowed) | INGOT_ISA_REF;
+    return INGOT_OK;
+}
+
+static ingot_status open_into(const char *path, const ingot_open_config *config, ingot_model *model) {
+    ingot_status status = ingot_cpu_check();
+    status = status == INGOT_OK ? choose_levels(config, model) : status;
+    status = status == INGOT_OK ? ingot_file_open(path, config->flags, &model->file) : status;
+    status = status == INGOT_OK ? ingot_program_prepare(model) : status;
+    return status == INGOT_OK ? ingot_file_intact(&model->file) : status;
 }
 
 ingot_status ingot_model_open(const char *path, ingot_model **model) {
+    const ingot_open_config standard = {.struct_size = sizeof standard};
+    return ingot_model_open_with(path, &standard, model);
+}
+
+ingot_status ingot_model_open_with(const char *path, const ingot_open_config *config, ingot_model **model) {
     if (path == NULL || model == NULL) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_model_open: path and model must not be NULL");
+    }
+    if (config == NULL || config->struct_size != sizeof *config || config->reserved != 0 ||
+        (config->flags & ~(uint32_t)(INGOT_OPEN_STRICT | INGOT_OPEN_GUARD)) != 0) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
+                          "ingot_model_open_with: struct_size must be %zu, and no unknown flag be set", sizeof *config);
     }
     ingot_model *created = calloc(1, sizeof *created);
     if (created == NULL) {
         return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for a model");
     }
     created->references = 1;
-    ingot_status status = open_into(path, created);
+    ingot_status status = open_into(path, config, created);
     if (status != INGOT_OK) {
         ingot_model_close(created);
         return status;
@@ -33,6 +54,15 @@ ingot_status ingot_model_open(const char *path, ingot_model **model) {
     *model = created;
     return INGOT_OK;
 }
+
+ingot_status ingot_model_intact(const ingot_model *model) {
+    if (model == NULL) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "the model is NULL");
+    }
+    return ingot_file_intact(&model->file);
+}
+
+uint32_t ingot_model_isa(const ingot_model *model) { return model == NULL ? 0 : model->isa_mask; }
 
 void ingot_model_acquire(ingot_model *model) { atomic_fetch_add(&model->references, 1); }
 
@@ -65,6 +95,15 @@ ingot_status ingot_model_info_get(const ingot_model *model, ingot_model_info *in
         .weights_size = file->weights_size,
         .weight_bytes_per_token = file->plan->weight_bytes_per_token,
     };
+    return INGOT_OK;
+}
+
+ingot_status ingot_model_release(ingot_model *model, uint64_t *bytes) {
+    if (model == NULL || bytes == NULL) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_model_release: model and bytes must not be NULL");
+    }
+    /* Whole pages of the weights only: those before them may be the private copies of the structure. */
+    *bytes = ingot_platform_forget(model->file.weights, model->file.weights_size);
     return INGOT_OK;
 }
 
@@ -121,7 +160,7 @@ ingot_status ingot_tensor_dequantize(const ingot_model *model, uint32_t tensor, 
     for (uint64_t row = row_begin; row < row_end; row++) {
         ingot_row_dequantize(record, model->file.weights + record->offset, row, out + (row - row_begin) * k);
     }
-    return INGOT_OK;
+    return ingot_file_intact(&model->file);
 }
 
 uint32_t ingot_model_layout(const ingot_model *model) {

@@ -9,16 +9,37 @@ static const ingot_attention_kernels *kernels_of(const ingot_session *session) {
     return &session->model->rows.attention[session->kv.format - 1];
 }
 
-static void append_head(const ingot_session *session, const ingot_step *step, uint32_t head) {
+/* Whether the rope before was left to whoever takes a head. */
+static bool rotates(const ingot_session *session, const ingot_step *step) {
+    return step->absorbed_step >= 0 && session->m == 1 && !session->tracing;
+}
+
+/* `count` heads of the one token from head `first` on, rotated into `to`. Sides: 0 queries, 1 keys. */
+static const float *rotated(const ingot_session *session, const ingot_step *step, uint32_t side, uint32_t first,
+                            uint32_t count, float *to) {
+    const ingot_step *rope = &session->model->steps[step->absorbed_step];
+    const uint32_t size = session->model->states[step->state_index].head_size;
+    const float *from = ingot_row(session, rope->inputs[side], 0) + (size_t)first * size;
+    ingot_rope_heads(rope->parameters, ingot_rope_table(session, rope, 0), from, count * size, to);
+    return to;
+}
+
+static void append_head(const ingot_lane *lane, const ingot_step *step, uint32_t head) {
+    const ingot_session *session = lane->session;
+    const ingot_attention_parameters *parameters = step->parameters;
     const ingot_state_place *sizes = &session->model->states[step->state_index];
     const ingot_kv_place *place = &session->kv.places[step->state_index];
     const uint64_t keys = place->offset + head * place->head_bytes;
     for (uint32_t row = 0; row < session->m; row++) {
         const uint32_t position = session->position + row;
         uint8_t *block = session->kv.blocks[position / INGOT_ATTENTION_BLOCK];
+        const float *key = ingot_row(session, step->inputs[1], row) + (size_t)head * sizes->head_size;
+        if (rotates(session, step)) { /* behind the queries of head_args */
+            const size_t queries = (size_t)(parameters->heads / parameters->kv_heads) * sizes->head_size;
+            key = rotated(session, step, 1, head, 1, lane->area->row + queries);
+        }
         kernels_of(session)->append(block + keys, block + keys + place->key_bytes, sizes->head_size, sizes->head_padded,
-                                    position % INGOT_ATTENTION_BLOCK,
-                                    ingot_row(session, step->inputs[1], row) + (size_t)head * sizes->head_size,
+                                    position % INGOT_ATTENTION_BLOCK, key,
                                     ingot_row(session, step->inputs[2], row) + (size_t)head * sizes->head_size);
     }
 }
@@ -45,7 +66,8 @@ static ingot_attention_args head_args(const ingot_lane *lane, const ingot_step *
         .rows = (end - begin) * group,
         .group = group,
         .first_last = session->position + begin,
-        .q = ingot_row(session, step->inputs[0], begin) + first,
+        .q = rotates(session, step) ? rotated(session, step, 0, head * group, group, lane->area->row)
+                                    : ingot_row(session, step->inputs[0], begin) + first,
         .q_stride = session->places[step->inputs[0]].stride,
         .out = ingot_row(session, step->outputs[0], begin) + first,
         .out_stride = session->places[step->outputs[0]].stride,
@@ -61,7 +83,7 @@ static void attend_part(const ingot_lane *lane, const ingot_step *step, uint32_t
     const size_t state = ingot_attention_state(args.head_padded) * args.rows;
     float *partials = session->partials + (size_t)head * runs * state;
     if (session->m == 1 && run + 1 == runs) {
-        append_head(session, step, head); /* the new position lies in the last run: nobody else reads it */
+        append_head(lane, step, head); /* the new position lies in the last run: nobody else reads it */
     }
     args.partials = partials + run * state;
     args.run_begin = run;
@@ -102,7 +124,7 @@ static void share_tokens(ingot_lane *lane, const ingot_step *step, uint32_t head
         for (uint32_t item = begin; item < end; item++) {
             const uint32_t head = item % heads, first = item / heads * tokens;
             if (m == 1) {
-                append_head(session, step, head); /* whoever has the head appends for it */
+                append_head(lane, step, head); /* whoever has the head appends for it */
             }
             const ingot_attention_args args =
                 head_args(lane, step, head, first, first + tokens < m ? first + tokens : m);
@@ -121,7 +143,7 @@ void ingot_op_attention(ingot_lane *lane, const ingot_step *step) {
         ingot_lane_share(lane);
         while (ingot_lane_take(lane, heads, 1, &begin, &end)) {
             for (uint32_t head = begin; head < end; head++) {
-                append_head(session, step, head);
+                append_head(lane, step, head);
             }
         }
     }

@@ -18,7 +18,7 @@ typedef struct linear_input {
 
 static const float *normalized_row(const ingot_lane *lane, const ingot_step *step) {
     const ingot_session *session = lane->session;
-    const ingot_step *norm = &session->model->steps[step->absorbed_norm];
+    const ingot_step *norm = &session->model->steps[step->absorbed_step];
     const ingot_norm_parameters *parameters = norm->parameters;
     session->model->rows.rms_norm(ingot_row(session, norm->inputs[0], 0), ingot_constant(session, norm->inputs[1]),
                                   parameters->width, parameters->epsilon, lane->area->row);
@@ -49,7 +49,7 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, boo
     const ingot_thread_area *area = lane->area;
     const uint32_t k = session->places[step->inputs[0]].width;
     ingot_lane_synchronize(lane);
-    bool norm_here = step->absorbed_norm >= 0 && !session->tracing;
+    bool norm_here = step->absorbed_step >= 0 && !session->tracing;
     const float *x = norm_here ? normalized_row(lane, step) : ingot_row(session, step->inputs[0], 0);
     if (per_token || step->quantizes) {
         quantizer(lane, per_token)(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);
@@ -131,15 +131,24 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     return input;
 }
 
-/* In runs that a compiler turns into vectors: `to` may be `add` or `from`. */
-static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
+/* A run of a row, by way of values that a compiler keeps in vectors: `to` may be `add` or `from`. */
+static inline __attribute__((always_inline)) void finish_run(const float *from, const float *bias, const float *add,
+                                                             uint32_t run, float *to) {
     float values[INGOT_TILE_ROWS];
+    memcpy(values, from, sizeof values); /* the accumulators are whole tiles */
+    for (uint32_t i = 0; bias != NULL && i < run; i++) values[i] += bias[i];
+    for (uint32_t i = 0; add != NULL && i < run; i++) values[i] += add[i];
+    memcpy(to, values, run * sizeof(float));
+}
+
+static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
     for (uint32_t start = 0; start < count; start += INGOT_TILE_ROWS) {
-        const uint32_t run = count - start < INGOT_TILE_ROWS ? count - start : INGOT_TILE_ROWS;
-        memcpy(values, from + start, sizeof values); /* the accumulators are whole tiles */
-        for (uint32_t i = 0; bias != NULL && i < run; i++) values[i] += bias[start + i];
-        for (uint32_t i = 0; add != NULL && i < run; i++) values[i] += add[start + i];
-        memcpy(to + start, values, run * sizeof(float));
+        const float *bias_here = bias != NULL ? bias + start : NULL, *add_here = add != NULL ? add + start : NULL;
+        if (count - start >= INGOT_TILE_ROWS) {
+            finish_run(from + start, bias_here, add_here, INGOT_TILE_ROWS, to + start);
+        } else {
+            finish_run(from + start, bias_here, add_here, count - start, to + start);
+        }
     }
 }
 
@@ -224,7 +233,7 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         .out = lane->area->tile,
         .out_stride = stride,
     };
-    if (input->panels != NULL) {
+    if (INGOT_PREFETCH_OUTPUTS && input->panels != NULL) {
         const uint32_t unit = step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
         prefetch_outputs(session, part, m, tile_begin / unit * INGOT_TILE_ROWS, (uint32_t)stride / unit);
     }

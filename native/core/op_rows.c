@@ -81,16 +81,34 @@ static void layer_norm_row(const ingot_session *session, const ingot_step *step,
 
 void ingot_op_layer_norm(ingot_lane *lane, const ingot_step *step) { for_each_row(lane, step, layer_norm_row); }
 
-/* Rotates the pair (x[i], x[j]) of every head; the rest of a head is copied. */
-static void rope_heads(const ingot_rope_parameters *parameters, const float *table, const float *x, uint32_t width,
-                       float *y) {
+enum { ROPE_RUN = 8 };
+
+/* ROPE_RUN pairs that lie `half` apart, in values that a compiler keeps in vectors; `to` may be `from`. */
+static void rotate_run(const float *cosines, const float *sines, const float *from, uint32_t half, float *to) {
+    float a[ROPE_RUN], b[ROPE_RUN], first[ROPE_RUN], second[ROPE_RUN];
+    memcpy(a, from, sizeof a);
+    memcpy(b, from + half, sizeof b);
+    for (uint32_t i = 0; i < ROPE_RUN; i++) {
+        first[i] = a[i] * cosines[i] - b[i] * sines[i];
+        second[i] = b[i] * cosines[i] + a[i] * sines[i];
+    }
+    memcpy(to, first, sizeof first);
+    memcpy(to + half, second, sizeof second);
+}
+
+void ingot_rope_heads(const ingot_rope_parameters *parameters, const float *table, const float *x, uint32_t width,
+                      float *y) {
     const uint32_t half = parameters->rotary_size / 2;
     const bool interleaved = parameters->style == INGOT_ROPE_STYLE_INTERLEAVED;
     const uint32_t step = interleaved ? 2 : 1, distance = interleaved ? 1 : half;
     for (uint32_t start = 0; start < width; start += parameters->head_size) {
         const float *from = x + start;
         float *to = y + start;
-        for (uint32_t i = 0; i < half; i++) {
+        uint32_t i = 0;
+        for (; !interleaved && i + ROPE_RUN <= half; i += ROPE_RUN) {
+            rotate_run(table + i, table + half + i, from + i, half, to + i);
+        }
+        for (; i < half; i++) {
             float cosine = table[i], sine = table[half + i];
             float a = from[i * step], b = from[i * step + distance];
             to[i * step] = a * cosine - b * sine;
@@ -102,17 +120,26 @@ static void rope_heads(const ingot_rope_parameters *parameters, const float *tab
     }
 }
 
+const float *ingot_rope_table(const ingot_session *session, const ingot_step *step, uint32_t row) {
+    const ingot_rope_parameters *parameters = step->parameters;
+    return ingot_constant(session, step->inputs[2]) + (size_t)(session->position + row) * parameters->rotary_size;
+}
+
 static void rope_row(const ingot_session *session, const ingot_step *step, uint32_t row) {
     const ingot_rope_parameters *parameters = step->parameters;
-    const float *table = ingot_constant(session, step->inputs[2]);
-    table += (size_t)(session->position + row) * parameters->rotary_size;
+    const float *table = ingot_rope_table(session, step, row);
     for (uint32_t side = 0; side < 2; side++) {
-        rope_heads(parameters, table, ingot_row(session, step->inputs[side], row),
-                   session->places[step->inputs[side]].width, ingot_row(session, step->outputs[side], row));
+        ingot_rope_heads(parameters, table, ingot_row(session, step->inputs[side], row),
+                         session->places[step->inputs[side]].width, ingot_row(session, step->outputs[side], row));
     }
 }
 
-void ingot_op_rope(ingot_lane *lane, const ingot_step *step) { for_each_row(lane, step, rope_row); }
+void ingot_op_rope(ingot_lane *lane, const ingot_step *step) {
+    if (step->absorbed && ingot_row_count(lane->session, step->outputs[0]) == 1 && !lane->session->tracing) {
+        return; /* whoever takes a head in the attention rotates it */
+    }
+    for_each_row(lane, step, rope_row);
+}
 
 /* tanh(x) = 2 silu(2x) / (2x) - 1 = 2 / (1 + e^-2x) - 1, by the exact kernel of the ISA: silu(z) / z. */
 static float tanh_by_gate(const ingot_session *session, float x) {

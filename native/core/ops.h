@@ -11,6 +11,11 @@ void ingot_op_embed(ingot_lane *lane, const ingot_step *step);
 void ingot_op_rms_norm(ingot_lane *lane, const ingot_step *step);
 void ingot_op_layer_norm(ingot_lane *lane, const ingot_step *step);
 void ingot_op_rope(ingot_lane *lane, const ingot_step *step);
+/** Rotates the pair (x[i], x[j]) of every head and copies the rest of it. Shapes: x, y (width). */
+void ingot_rope_heads(const ingot_rope_parameters *parameters, const float *table, const float *x, uint32_t width,
+                      float *y);
+/** A row's cosines and sines, by its position. */
+const float *ingot_rope_table(const ingot_session *session, const ingot_step *step, uint32_t row);
 void ingot_op_elementwise(ingot_lane *lane, const ingot_step *step);
 void ingot_op_select_last(ingot_lane *lane, const ingot_step *step);
 

@@ -39,7 +39,7 @@ static ingot_status prepare_part(const ingot_model *model, uint32_t weight, uint
     const ingot_tensor_record *record = &model->file.tensors[weight];
     uint32_t group = record->group != 0 ? record->group : 32;
     uint32_t isa = 0;
-    part->kernel = ingot_linear_select(record->dtype, &isa);
+    part->kernel = ingot_linear_select(record->dtype, model->isa_mask, &isa);
     if (part->kernel == NULL) {
         return ingot_fail_rule(INGOT_ERROR_UNSUPPORTED, INGOT_RULE_REQUIRED_UNSUPPORTED,
                                "no linear kernel for dtype %u of tensor %u", record->dtype, weight);
@@ -98,6 +98,8 @@ static void prepare_attention(ingot_model *model, ingot_step *step) {
     uint64_t halves = (uint64_t)place->head_size + place->head_padded;
     place->bytes_per_token = 2 * halves * place->kv_heads;
     model->widest_head = larger(model->widest_head, place->head_padded);
+    uint32_t group = parameters->heads / parameters->kv_heads;
+    model->widest_row = larger(model->widest_row, round_up((group + 1) * parameters->head_size, 32));
     step->state_index = model->state_count++;
 }
 
@@ -107,7 +109,7 @@ static bool overlap(const ingot_tensor_record *a, const ingot_tensor_record *b) 
 
 /* A norm whose only reader is the next linear, as its first input, can be repeated by every thread, which saves a
  * barrier; not where the linear overwrites the norm's input, and not where a head-wise norm (QK norm) is meant. */
-static bool absorbable(const ingot_model *model, uint32_t index, const uint32_t *last_readers) {
+static bool absorbs_norm(const ingot_model *model, uint32_t index, const uint32_t *last_readers) {
     const ingot_step *norm = &model->steps[index], *linear = &model->steps[index + 1];
     const ingot_tensor_record *tensors = model->file.tensors;
     if (norm->opcode != INGOT_OPCODE_RMS_NORM || linear->opcode != INGOT_OPCODE_LINEAR ||
@@ -131,7 +133,28 @@ static bool absorbable(const ingot_model *model, uint32_t index, const uint32_t 
     return true;
 }
 
-static ingot_status absorb_norms(ingot_model *model) {
+/* A rope whose only reader is the next attention can be done by whoever takes a head there; not where the attention's
+ * output lies on what is still to be rotated. */
+static bool absorbs_rope(const ingot_model *model, uint32_t index, const uint32_t *last_readers) {
+    const ingot_step *rope = &model->steps[index], *attention = &model->steps[index + 1];
+    const ingot_tensor_record *tensors = model->file.tensors;
+    if (rope->opcode != INGOT_OPCODE_ROPE || attention->opcode != INGOT_OPCODE_ATTENTION) {
+        return false;
+    }
+    const ingot_rope_parameters *parameters = rope->parameters;
+    const ingot_attention_parameters *heads = attention->parameters;
+    for (uint32_t side = 0; side < 2; side++) {
+        if (attention->inputs[side] != rope->outputs[side] || last_readers[rope->outputs[side]] != index + 1 ||
+            model->file.step_output == rope->outputs[side] ||
+            overlap(&tensors[rope->inputs[side]], &tensors[attention->outputs[0]])) {
+            return false;
+        }
+    }
+    return parameters->head_size == heads->head_size && attention->inputs[2] != rope->outputs[0] &&
+           attention->inputs[2] != rope->outputs[1];
+}
+
+static ingot_status absorb_steps(ingot_model *model) {
     uint32_t *last_readers = calloc(model->file.tensor_count, sizeof *last_readers); /* steps, by tensor */
     if (last_readers == NULL) {
         return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for %u tensors", model->file.tensor_count);
@@ -143,9 +166,9 @@ static ingot_status absorb_norms(ingot_model *model) {
         }
     }
     for (uint32_t index = 0; index + 1 < model->step_count; index++) {
-        if (absorbable(model, index, last_readers)) {
+        if (absorbs_norm(model, index, last_readers) || absorbs_rope(model, index, last_readers)) {
             model->steps[index].absorbed = true;
-            model->steps[index + 1].absorbed_norm = (int32_t)index;
+            model->steps[index + 1].absorbed_step = (int32_t)index;
         }
     }
     free(last_readers);
@@ -161,7 +184,7 @@ static ingot_status prepare_step(ingot_model *model, uint32_t index) {
     step->inputs = file->operands + instruction->first_operand;
     step->outputs = step->inputs + instruction->inputs;
     step->parameters = file->parameters + instruction->parameters_offset;
-    step->absorbed_norm = -1;
+    step->absorbed_step = -1;
     if (step->opcode == INGOT_OPCODE_LINEAR) {
         return prepare_linear(model, step);
     }
@@ -185,7 +208,7 @@ ingot_status ingot_program_prepare(ingot_model *model) {
     if (model->steps == NULL || model->states == NULL) {
         return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for %u instructions", model->step_count);
     }
-    model->rows = ingot_row_kernels_select();
+    model->rows = ingot_row_kernels_of(model->isa_mask);
     model->widest_k = model->widest_row = 128;
     model->widest_head = 16;
     model->embedding_rows = UINT32_MAX;
@@ -195,7 +218,7 @@ ingot_status ingot_program_prepare(ingot_model *model) {
             return status;
         }
     }
-    return absorb_norms(model);
+    return absorb_steps(model);
 }
 
 void ingot_program_discard(ingot_model *model) {

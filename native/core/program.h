@@ -47,8 +47,9 @@ typedef struct ingot_step {
     bool reads_float;      /* linear: some part reads float activations */
     bool reads_panels;     /* linear: some part reads int8 activations as panels */
     uint32_t state_index;  /* attention: its place in the session's list */
-    int32_t absorbed_norm; /* linear: index of the rms_norm that it repeats on every thread for one token, or -1 */
-    bool absorbed;         /* rms_norm: the next linear does it where m is 1 */
+    int32_t absorbed_step; /* what it does itself for one token, or -1: a linear the rms_norm before it, on every
+                            * thread; an attention the rope before it, head by head */
+    bool absorbed;         /* rms_norm, rope: the next step does it where m is 1 */
     ingot_linear_part parts[INGOT_MAX_PARTS];
 } ingot_step;
 
@@ -62,6 +63,7 @@ typedef struct ingot_state_place {
 
 struct ingot_model {
     ingot_file file;
+    uint32_t isa_mask; /* levels that kernels may be of */
     ingot_row_kernels rows;
     ingot_step *steps;
     uint32_t step_count;
@@ -70,7 +72,7 @@ struct ingot_model {
     uint32_t embedding_rows; /* of the smallest table: token ids must be below it */
     uint32_t widest_k;      /* padded to 128: the longest int8 activation row */
     bool reads_panels;      /* some step does */
-    uint32_t widest_row;    /* floats of the widest normalized row, padded to 128 */
+    uint32_t widest_row;    /* floats of the widest row that a thread makes for itself, padded to 32 */
     uint32_t widest_head;   /* head_padded */
     uint32_t padded_float_k; /* widest k of float weights whose rows need padding to 32, 0 if none */
     _Atomic uint32_t prefaulted; /* the first session has brought the weights into memory */

@@ -35,6 +35,15 @@ static const ingot_section_record *find(const ingot_file *file, uint32_t kind) {
     return NULL;
 }
 
+ingot_status ingot_model_digest(const ingot_model *model, uint8_t digest[INGOT_SHA256_BYTES]) {
+    if (model == NULL || digest == NULL) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_model_digest: model and digest must not be NULL");
+    }
+    const ingot_header *header = (const ingot_header *)(const void *)model->file.data;
+    ingot_sha256(model->file.data + header->table_offset, header->section_count * sizeof(ingot_section_record), digest);
+    return INGOT_OK;
+}
+
 ingot_status ingot_model_section(const ingot_model *model, const char *name, const uint8_t **data, uint64_t *size) {
     uint32_t kind = name == NULL ? 0 : kind_of(name);
     if (model == NULL || data == NULL || size == NULL || kind == 0) {
@@ -44,6 +53,9 @@ ingot_status ingot_model_section(const ingot_model *model, const char *name, con
     if (record != NULL) {
         uint8_t digest[INGOT_SHA256_BYTES];
         ingot_sha256(model->file.data + record->offset, record->size, digest);
+        if (ingot_file_intact(&model->file) != INGOT_OK) {
+            return INGOT_ERROR_FILE_LOST;
+        }
         if (memcmp(digest, record->sha256, sizeof digest) != 0) {
             return ingot_fail_rule(INGOT_ERROR_CHECKSUM, INGOT_RULE_SECTION_DIGEST,
                                    "the digest of section %s is wrong: the file is damaged, copy it again", name);

@@ -99,6 +99,7 @@ static void carve_all(ingot_session *session, carver *state) {
         carve_area(session, state, &session->areas[thread]);
     }
     carve_partials(session, state);
+    session->passing_bytes = state->used;
     carve_tables(session, state);
     carve_sampler(session, state);
     info->scratch_bytes = state->used - info->arena_bytes;
@@ -196,6 +197,43 @@ static ingot_status allocate_tables(ingot_session *session) {
     return INGOT_OK;
 }
 
+static ingot_status measure(ingot_session *session, const ingot_session_config *config, ingot_memory_info *info,
+                            uint32_t *context) {
+    ingot_topology topology;
+    ingot_topology_read("", NULL, 0, &topology);
+    ingot_status status = read_config(session, config, &topology);
+    status = status == INGOT_OK ? allocate_tables(session) : status;
+    status = status == INGOT_OK ? ingot_kv_state_layout(session->model, config->kv_format, &session->kv) : status;
+    if (status != INGOT_OK) {
+        return status;
+    }
+    const uint64_t limit = config->memory_limit, total = total_at(session, session->context);
+    *info = session->info;
+    *context = limit == 0 || total <= limit ? session->context : fitting_context(session, limit);
+    return INGOT_OK;
+}
+
+ingot_status ingot_session_measure(ingot_model *model, const ingot_session_config *config, ingot_memory_info *info,
+                                   uint32_t *context) {
+    const ingot_session_config standard = {.struct_size = sizeof standard};
+    config = config != NULL ? config : &standard;
+    if (model == NULL || info == NULL || context == NULL || config->struct_size != sizeof *config ||
+        info->struct_size != sizeof *info) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_session_measure: struct_size must be %zu and %zu",
+                          sizeof *config, sizeof *info);
+    }
+    ingot_session *session = calloc(1, sizeof *session);
+    if (session == NULL) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory to measure a session");
+    }
+    session->model = model;
+    ingot_status status = measure(session, config, info, context);
+    free(session->places);
+    free(session->kv.places);
+    free(session);
+    return status;
+}
+
 /* The blocks of keys and values: a new family, or the parent's. */
 static ingot_status join_family(ingot_session *session, const ingot_session *parent) {
     ingot_kv_state *kv = &session->kv;
@@ -238,15 +276,20 @@ static ingot_status allocate(ingot_session *session, const ingot_session_config 
 
 /* Every token reads all weights of linear, so that they may as well come now; an embedding table is left alone. */
 static void prefault_weights(ingot_model *model) {
-    if (atomic_exchange(&model->prefaulted, 1) != 0) {
-        return;
-    }
     for (uint32_t index = 0; index < model->step_count; index++) {
         const ingot_step *step = &model->steps[index];
         for (uint32_t p = 0; p < step->part_count; p++) {
             ingot_platform_prefault(step->parts[p].weights, step->parts[p].stored_bytes);
         }
     }
+}
+
+ingot_status ingot_model_resume(ingot_model *model) {
+    if (model == NULL) {
+        return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "the model is NULL");
+    }
+    prefault_weights(model);
+    return ingot_file_intact(&model->file);
 }
 
 ingot_status ingot_session_open(ingot_model *model, const ingot_session_config *config, const ingot_session *parent,
@@ -267,7 +310,9 @@ ingot_status ingot_session_open(ingot_model *model, const ingot_session_config *
         ingot_session_destroy(created);
         return status;
     }
-    prefault_weights(model);
+    if (atomic_exchange(&model->prefaulted, 1) == 0) {
+        prefault_weights(model);
+    }
     *session = created;
     return INGOT_OK;
 }

@@ -26,7 +26,7 @@ enum { INGOT_SPLIT_TOKENS = 4 };
 typedef struct ingot_thread_area {
     float *tile;      /* accumulators of the tiles in work */
     float *attention; /* scratch of the attention kernel */
-    float *row;       /* a normalized row */
+    float *row;       /* a normalized row, or the rotated queries and key of a head */
     int8_t *a;        /* a quantized row */
     float *a_scale;
     int32_t *a_sum;
@@ -50,12 +50,14 @@ struct ingot_session {
     uint32_t context, capacity, chunk, logits_rows;
     uint32_t threads, prefill_threads; /* of a pass of few tokens, and of a longer one */
     uint32_t most_threads;             /* of the pool */
+    _Atomic uint32_t thread_limit;     /* 0: none */
     uint32_t position;
     _Atomic uint32_t busy, cancelled;
     uint64_t executed;
 
     void *memory;
     uint64_t memory_size;
+    uint64_t passing_bytes; /* of memory, from its start: nothing in there outlives a pass but the logits */
     ingot_memory_info info;
     ingot_activation_place *places; /* by tensor id */
     ingot_kv_state kv;
@@ -77,7 +79,7 @@ struct ingot_session {
     uint32_t selected; /* of them the last whose logits are wanted */
     uint32_t limit;    /* instructions to run */
     uint32_t pick_count; /* best logits to keep per row instead of writing all; 0: write them */
-    bool tracing;      /* absorbed norms are written out as well */
+    bool tracing;      /* absorbed steps are written out as well */
     ingot_profile *profile; /* NULL while off */
     ingot_choices choices;
 };

@@ -63,6 +63,19 @@ ingot_status ingot_session_block_read(ingot_session *session, uint32_t block, ui
     return status;
 }
 
+/* What a session holds beyond its share is missing to another member of its family. */
+static ingot_status check_share(const ingot_session *session, uint32_t block) {
+    uint32_t held = session->kv.held[block] == NULL;
+    for (uint32_t other = 0; other < session->kv.length; other++) {
+        held += session->kv.held[other] != NULL;
+    }
+    if (held > session->kv.share) {
+        return ingot_fail(INGOT_ERROR_WRONG_STATE, "block %u is one too many: a window of %u positions needs %u blocks",
+                          block, session->kv.window, session->kv.share);
+    }
+    return INGOT_OK;
+}
+
 /* Blocks from the position on may be written, so that what was fed is never changed. */
 static ingot_status write_block(ingot_session *session, uint32_t block, const uint8_t *data, uint64_t size) {
     if (session->position != 0) {
@@ -70,7 +83,11 @@ static ingot_status write_block(ingot_session *session, uint32_t block, const ui
                           session->position);
     }
     const uint32_t begin = block * INGOT_ATTENTION_BLOCK;
-    ingot_status status = ingot_kv_state_own(&session->kv, begin, begin + INGOT_ATTENTION_BLOCK);
+    ingot_status status = check_share(session, block);
+    if (status != INGOT_OK) {
+        return status;
+    }
+    status = ingot_kv_state_own(&session->kv, begin, begin + INGOT_ATTENTION_BLOCK);
     if (status == INGOT_OK) {
         memcpy(session->kv.blocks[block], data, size);
     }
@@ -99,7 +116,9 @@ ingot_status ingot_session_resume(ingot_session *session, uint32_t position) {
     } else if (!ingot_kv_state_complete(&session->kv, position)) {
         status =
             ingot_fail(INGOT_ERROR_WRONG_STATE, "cannot resume at %u: a block before it was not written", position);
-    } else {
+    } else { /* what no token will see is room for those that come */
+        ingot_kv_state_cut(&session->kv, position);
+        ingot_kv_state_slide(&session->kv, position);
         session->position = position;
     }
     ingot_session_leave(session);

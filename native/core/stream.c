@@ -68,6 +68,7 @@ ingot_status ingot_session_stream(ingot_session *session, uint32_t pattern, doub
         double start = ingot_platform_seconds();
         ingot_pool_run(session->pool, session->threads, stream_run, &job);
         *gigabytes_per_second = (double)bytes / (ingot_platform_seconds() - start) * 1e-9;
+        status = ingot_file_intact(&session->model->file);
     }
     ingot_session_leave(session);
     return status;

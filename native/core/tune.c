@@ -213,15 +213,15 @@ static void race_threads(tuner *state) {
     race_if_worth_it(state, first, 0, THREADS_SHARE, MARGIN_THREADS);
 }
 
-static bool worth_trying(const ingot_kernel *kernel, uint32_t dtype) {
+static bool worth_trying(const ingot_session *session, const ingot_kernel *kernel, uint32_t dtype) {
     return kernel->op == INGOT_KERNEL_OP_linear && kernel->dtype == dtype && kernel->isa != INGOT_ISA_REF &&
-           (kernel->isa & ingot_cpu_mask()) != 0;
+           (kernel->isa & session->model->isa_mask) != 0;
 }
 
 static void race_kernels(tuner *state, uint32_t dtype) {
     const uint32_t first = state->count;
     for (uint32_t index = 0; index < ingot_kernel_count(); index++) { /* best first: dispatch's choice leads */
-        if (worth_trying(ingot_kernel_at(index), dtype)) {
+        if (worth_trying(state->session, ingot_kernel_at(index), dtype)) {
             ingot_tune_candidate *candidate = add_candidate(state);
             if (candidate != NULL) {
                 candidate->dtype = dtype;
@@ -303,8 +303,9 @@ ingot_status ingot_session_tune(ingot_session *session, double seconds, uint32_t
         tuning->disturbed = 1;
     }
     session->m = session->selected = 0;
+    status = ingot_file_intact(&session->model->file);
     ingot_session_leave(session);
-    return INGOT_OK;
+    return status;
 }
 
 static bool fits(const ingot_session *session, const ingot_tuning *tuning) {
@@ -315,7 +316,7 @@ static bool fits(const ingot_session *session, const ingot_tuning *tuning) {
     for (uint32_t slot = 0; slot < INGOT_PHASES * INGOT_DTYPE_SLOTS; slot++) {
         const uint32_t choice = tuning->kernels[slot];
         const ingot_kernel *kernel = choice == 0 ? NULL : ingot_kernel_at(choice - 1);
-        if (choice != 0 && (kernel == NULL || !worth_trying(kernel, slot % INGOT_DTYPE_SLOTS))) {
+        if (choice != 0 && (kernel == NULL || !worth_trying(session, kernel, slot % INGOT_DTYPE_SLOTS))) {
             return false;
         }
     }

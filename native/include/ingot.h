@@ -39,6 +39,8 @@ typedef enum ingot_status {
     INGOT_ERROR_MEMORY_LIMIT = 41,
     INGOT_ERROR_IO = 42,
     INGOT_ERROR_THREADS = 43,
+    INGOT_ERROR_UNTRUSTED = 44, /* a file that others may write, where that was to be refused */
+    INGOT_ERROR_FILE_LOST = 45, /* a guarded file was cut short, or its storage failed, while it was open */
     INGOT_ERROR_HARDWARE = 60,
     INGOT_ERROR_INTERNAL = 90
 } ingot_status;
@@ -65,7 +67,8 @@ typedef enum ingot_struct {
     INGOT_STRUCT_PROFILE_ENTRY = 7,
     INGOT_STRUCT_TOPOLOGY_INFO = 8,
     INGOT_STRUCT_TUNING = 9,
-    INGOT_STRUCT_TUNE_CANDIDATE = 10
+    INGOT_STRUCT_TUNE_CANDIDATE = 10,
+    INGOT_STRUCT_OPEN_CONFIG = 11
 } ingot_struct;
 
 /** How a session keeps keys and values. */
@@ -76,8 +79,21 @@ typedef enum ingot_kv_format {
     INGOT_KV_K8V4 = 3  /* keys as kv8 but rotated, values of 4 bits; head sizes that are powers of two */
 } ingot_kv_format;
 
+/** How a file is opened. */
+typedef enum ingot_open_flag {
+    INGOT_OPEN_STRICT = 1, /* refuse what group or others may write, or what belongs to another user but root */
+    INGOT_OPEN_GUARD = 2   /* a file cut short while it is mapped is an error instead of SIGBUS */
+} ingot_open_flag;
+
 typedef struct ingot_model ingot_model;
 typedef struct ingot_session ingot_session;
+
+typedef struct ingot_open_config {
+    uint32_t struct_size;
+    uint32_t flags;    /* of ingot_open_flag */
+    uint32_t isa_mask; /* levels that this model's kernels may be of, ref always; 0: ingot_cpu_mask() */
+    uint32_t reserved; /* 0 */
+} ingot_open_config;
 
 typedef struct ingot_model_info {
     uint32_t struct_size;
@@ -256,6 +272,21 @@ ingot_status ingot_kernel_run(uint32_t index, const ingot_linear_call *call);
  * @return INGOT_ERROR_FORMAT, _VERSION, _CHECKSUM, _UNSUPPORTED (see ingot_last_rule), _IO, _OUT_OF_MEMORY,
  *         _HARDWARE if INGOT_FORCE_ISA names a level that the CPU lacks. */
 ingot_status ingot_model_open(const char *path, ingot_model **model);
+/** The same with settings. The guard takes SIGBUS while a guarded model is open and passes on what is not its own.
+ * @return INGOT_ERROR_UNTRUSTED, _FILE_LOST as well; _HARDWARE for a level that the CPU lacks or that is masked. */
+ingot_status ingot_model_open_with(const char *path, const ingot_open_config *config, ingot_model **model);
+/** @return INGOT_ERROR_FILE_LOST once a part of a guarded file was gone when somebody read it, e.g. after copying a
+ * section; the other calls look for themselves. */
+ingot_status ingot_model_intact(const ingot_model *model);
+/** Levels that the model's kernels may be of, as bits of ingot_isa. */
+uint32_t ingot_model_isa(const ingot_model *model);
+/** SHA-256 of the section table, which holds the digests of all sections: it names the content of the file. */
+ingot_status ingot_model_digest(const ingot_model *model, uint8_t digest[32]);
+/** Gives the memory of the mapped weights back to the system, from any thread; they are read again when they are needed.
+ * @param bytes what was given back at most. */
+ingot_status ingot_model_release(ingot_model *model, uint64_t *bytes);
+/** Brings the weights into memory again. */
+ingot_status ingot_model_resume(ingot_model *model);
 /** Closes it once its last session is gone; NULL is allowed. */
 void ingot_model_close(ingot_model *model);
 /** Describes the model. info->struct_size must be set. @return INGOT_ERROR_INVALID_ARGUMENT. */
@@ -277,6 +308,16 @@ ingot_status ingot_session_stream(ingot_session *session, uint32_t pattern, doub
 /** Allocates all that the session will ever use. config may be NULL.
  * @return INGOT_ERROR_MEMORY_LIMIT with the largest context that fits in the message, _OUT_OF_MEMORY, _THREADS. */
 ingot_status ingot_session_create(ingot_model *model, const ingot_session_config *config, ingot_session **session);
+/** What ingot_session_create would take, without taking it. config may be NULL; info->struct_size must be set.
+ * @param context the largest context that fits config->memory_limit, 0 if none does.
+ * @return as ingot_session_create, but a limit that is too low is no error. */
+ingot_status ingot_session_measure(ingot_model *model, const ingot_session_config *config, ingot_memory_info *info,
+                                   uint32_t *context);
+/** Gives buffers and free blocks of keys and values back to the system; the session keeps its positions, not its logits,
+ * and takes the memory again when it is used. @param bytes what was given back at most. */
+ingot_status ingot_session_trim(ingot_session *session, uint64_t *bytes);
+/** From any thread: later passes run on at most this many threads; 0: as opened or tuned. The same bits. */
+ingot_status ingot_session_limit_threads(ingot_session *session, uint32_t most);
 /** Stops its threads and gives the memory back; NULL is allowed. */
 void ingot_session_destroy(ingot_session *session);
 /** Feeds count tokens; keeps the logits of the last `wanted` of them (0 to logits_rows).
@@ -321,8 +362,9 @@ uint64_t ingot_session_block_bytes(const ingot_session *session);
 /** Copies block `block` out. @return INGOT_ERROR_WRONG_STATE if the session does not hold it (behind the position, or
  * left behind by a window). */
 ingot_status ingot_session_block_read(ingot_session *session, uint32_t block, uint8_t *out, uint64_t size);
-/** Puts a block into a session whose position is 0; ingot_session_resume then moves the position.
- * The bytes must come from ingot_session_block_read of the same model, format and library. */
+/** Puts a block into a session whose position is 0; ingot_session_resume then moves the position, feeding tokens instead
+ * drops it. The bytes must come from ingot_session_block_read of the same model, format and library.
+ * @return INGOT_ERROR_WRONG_STATE at another position, or for more blocks than a session with a window ever holds. */
 ingot_status ingot_session_block_write(ingot_session *session, uint32_t block, const uint8_t *data, uint64_t size);
 /** Takes up a session at `position` after its blocks were written.
  * @return INGOT_ERROR_WRONG_STATE if a block is missing that the next token sees. */

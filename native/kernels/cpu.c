@@ -11,8 +11,11 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(__aarch64__) && defined(__linux__)
+#endif
+#if defined(__linux__)
 #include <sys/auxv.h>
+#else
+#include <unistd.h>
 #endif
 
 static const struct {
@@ -100,9 +103,18 @@ uint32_t ingot_cpu_features(void) {
     return found;
 }
 
+/* Nothing of a set-uid process, whose environment is another user's; secure_getenv, where Android has none either. */
+static const char *read_environment(const char *name) {
+#if defined(__linux__)
+    return getauxval(AT_SECURE) != 0 ? NULL : getenv(name);
+#else
+    return issetugid() != 0 ? NULL : getenv(name);
+#endif
+}
+
 /* The level of INGOT_FORCE_ISA; 0 if it is unset, UINT32_MAX if it names none. */
 static uint32_t forced_level(const char **name) {
-    *name = getenv("INGOT_FORCE_ISA");
+    *name = read_environment("INGOT_FORCE_ISA");
     if (*name == NULL || **name == '\0') return 0;
     const uint32_t level = ingot_isa_parse(*name);
     return level != 0 ? level : UINT32_MAX;

@@ -29,14 +29,21 @@ typedef struct ingot_kernel {
 /** Row `index` of kernels.def; NULL beyond the last. */
 const ingot_kernel *ingot_kernel_at(uint32_t index);
 
-/** The best kernel that the CPU mask allows; NULL if the op does not exist for that format. */
-const ingot_kernel *ingot_kernel_select(ingot_kernel_op op, uint32_t dtype);
+/** The best kernel of the levels that `mask` and the CPU mask allow; NULL if there is none for that op and format. */
+const ingot_kernel *ingot_kernel_select(ingot_kernel_op op, uint32_t dtype, uint32_t mask);
 
 /** The best linear kernel for weights of `dtype`; NULL for one that is no weight format.
- * @param isa its level, written if not NULL. */
-ingot_linear_fn ingot_linear_select(uint32_t dtype, uint32_t *isa);
+ * @param mask levels that it may be of. @param isa its level, written if not NULL. */
+ingot_linear_fn ingot_linear_select(uint32_t dtype, uint32_t mask, uint32_t *isa);
+
+/* Whether outputs of many tokens are fetched before they are written: measured on x86, on ARM only instructions. */
+#if defined(__x86_64__)
+enum { INGOT_PREFETCH_OUTPUTS = 1 };
+#else
+enum { INGOT_PREFETCH_OUTPUTS = 0 };
+#endif
 
 /* Levels whose linear kernels read panels (linear.h), and the tokens from which panels are faster than rows. */
-enum { INGOT_PANEL_LEVELS = INGOT_ISA_AVX512VNNI, INGOT_PANEL_FROM = 5 };
+enum { INGOT_PANEL_LEVELS = INGOT_ISA_AVX512VNNI | INGOT_ISA_NEON_DOTPROD, INGOT_PANEL_FROM = 5 };
 
 #endif

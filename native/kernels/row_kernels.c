@@ -23,10 +23,11 @@ typedef struct row_set {
 
 /* Best first; the reference is the last, so that a search always ends. */
 static const row_set SETS[] = {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(INGOT_REF_ONLY)
     ROW_SET(INGOT_ISA_AVX512VNNI, avx512vnni),
     ROW_SET(INGOT_ISA_AVX2, avx2),
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(INGOT_REF_ONLY)
+    ROW_SET(INGOT_ISA_NEON_DOTPROD, neon_dotprod),
     ROW_SET(INGOT_ISA_NEON, neon),
 #endif
     ROW_SET(INGOT_ISA_REF, ref),
@@ -43,5 +44,3 @@ ingot_row_kernels ingot_row_kernels_of(uint32_t isa) {
     }
     return (ingot_row_kernels){0};
 }
-
-ingot_row_kernels ingot_row_kernels_select(void) { return ingot_row_kernels_of(UINT32_MAX); }

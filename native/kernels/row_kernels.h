@@ -16,9 +16,7 @@ typedef struct ingot_row_kernels {
     ingot_gate_fn gate;
 } ingot_row_kernels;
 
-/** The best set that the CPU mask allows; the reference set is always there. */
-ingot_row_kernels ingot_row_kernels_select(void);
-/** The set of one ISA level; isa is 0 in the result if this build or the mask has none. */
+/** The best set of some levels, bits of ingot_isa; isa is 0 in the result if this build or the CPU mask has none. */
 ingot_row_kernels ingot_row_kernels_of(uint32_t isa);
 
 #define INGOT_ROW_KERNELS_DECLARE(name)                                                                            \
@@ -34,5 +32,6 @@ INGOT_ROW_KERNELS_DECLARE(ref)
 INGOT_ROW_KERNELS_DECLARE(avx2)
 INGOT_ROW_KERNELS_DECLARE(avx512vnni)
 INGOT_ROW_KERNELS_DECLARE(neon)
+INGOT_ROW_KERNELS_DECLARE(neon_dotprod)
 
 #endif

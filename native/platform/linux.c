@@ -25,10 +25,27 @@ struct ingot_thread {
     void *argument;
 };
 
-static ingot_status map_descriptor(int descriptor, const char *path, const uint8_t **data, uint64_t *size) {
+/* Of the open file, not of its name, which may be another's by now. */
+static ingot_status check_trust(const struct stat *status, const char *path) {
+    if ((status->st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+        return ingot_fail(INGOT_ERROR_UNTRUSTED, "'%.120s' has mode %04o: group or others may write it; chmod go-w it",
+                          path, (unsigned)status->st_mode & 07777u);
+    }
+    if (status->st_uid != 0 && status->st_uid != geteuid()) {
+        return ingot_fail(INGOT_ERROR_UNTRUSTED, "'%.120s' belongs to user %u, who may change it; chown it, or copy it",
+                          path, (unsigned)status->st_uid);
+    }
+    return INGOT_OK;
+}
+
+static ingot_status map_descriptor(int descriptor, const char *path, bool strict, const uint8_t **data,
+                                   uint64_t *size) {
     struct stat status;
     if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
         return ingot_fail(INGOT_ERROR_IO, "'%.160s' is not a regular file", path);
+    }
+    if (strict && check_trust(&status, path) != INGOT_OK) {
+        return INGOT_ERROR_UNTRUSTED;
     }
     if (status.st_size == 0) {
         return ingot_fail_rule(INGOT_ERROR_FORMAT, INGOT_RULE_FILE_TOO_SMALL, "'%.160s' is empty", path);
@@ -47,12 +64,12 @@ static ingot_status map_descriptor(int descriptor, const char *path, const uint8
     return INGOT_OK;
 }
 
-ingot_status ingot_platform_map(const char *path, const uint8_t **data, uint64_t *size) {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+ingot_status ingot_platform_map(const char *path, bool strict, const uint8_t **data, uint64_t *size) {
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* a FIFO must not hold us up */
     if (descriptor < 0) {
         return ingot_fail(INGOT_ERROR_IO, "cannot open '%.160s': %s", path, strerror(errno));
     }
-    ingot_status status = map_descriptor(descriptor, path, data, size);
+    ingot_status status = map_descriptor(descriptor, path, strict, data, size);
     close(descriptor);
     return status;
 }
@@ -71,6 +88,37 @@ void ingot_platform_prefault(const uint8_t *data, uint64_t size) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data, end = begin + (uintptr_t)size;
     begin -= begin % page;
     (void)madvise((void *)begin, end - begin, MADV_POPULATE_READ);
+}
+
+ingot_status ingot_platform_keep(const uint8_t *data, uint64_t size) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data / page * page;
+    const size_t length = (size_t)(((uintptr_t)data + (uintptr_t)size - begin + page - 1) / page * page);
+    if (length == 0) {
+        return INGOT_OK;
+    }
+    void *copy = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED) {
+        return ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "the system gave no %zu bytes", length);
+    }
+    memcpy(copy, (const void *)begin, length);
+    if (mprotect(copy, length, PROT_READ) != 0 ||
+        mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)begin) == MAP_FAILED) {
+        ingot_status status =
+            ingot_fail(INGOT_ERROR_OUT_OF_MEMORY, "cannot keep %zu bytes: %s", length, strerror(errno));
+        munmap(copy, length);
+        return status;
+    }
+    return INGOT_OK;
+}
+
+uint64_t ingot_platform_forget(const void *memory, uint64_t size) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)memory + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)memory + (uintptr_t)size) / page * page;
+    if (end <= begin || madvise((void *)begin, end - begin, MADV_DONTNEED) != 0) {
+        return 0;
+    }
+    return end - begin;
 }
 
 ingot_status ingot_platform_allocate(uint64_t size, void **memory) {

@@ -4,6 +4,7 @@
 #define INGOT_PLATFORM_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,13 +12,22 @@
 
 typedef struct ingot_thread ingot_thread;
 
-/** Maps a file read-only. @return INGOT_ERROR_IO with the system's reason. */
-ingot_status ingot_platform_map(const char *path, const uint8_t **data, uint64_t *size);
+/** Maps a regular file read-only, no byte beyond its end but the rest of the last page.
+ * @param strict refuse a file that others than its owner may write, or that is not ours or the system's.
+ * @return INGOT_ERROR_IO with the system's reason, INGOT_ERROR_UNTRUSTED. */
+ingot_status ingot_platform_map(const char *path, bool strict, const uint8_t **data, uint64_t *size);
 void ingot_platform_unmap(const uint8_t *data, uint64_t size);
 
 /** Brings a part of a mapping into memory at once, which is cheaper than a fault for each run of pages. A hint: where the
  * system cannot, the pages come when they are touched. */
 void ingot_platform_prefault(const uint8_t *data, uint64_t size);
+
+/** Replaces the pages of a part of a mapping by private copies: what happens to the file no longer changes them.
+ * @return INGOT_ERROR_OUT_OF_MEMORY. */
+ingot_status ingot_platform_keep(const uint8_t *data, uint64_t size);
+
+/** Gives the whole pages of a range back: memory reads as zeros then, a mapped file as before. @return bytes of them. */
+uint64_t ingot_platform_forget(const void *memory, uint64_t size);
 
 /** Zeroed pages of at least size bytes, committed when touched. @return INGOT_ERROR_OUT_OF_MEMORY. */
 ingot_status ingot_platform_allocate(uint64_t size, void **memory);

@@ -17,8 +17,10 @@ TYPE_CHECKING = False  # as in typing, whose import takes longer than ours
 if TYPE_CHECKING:
     from ingot.chat import Chat, ChatSettings
     from ingot.errors import (
+        CanaryError,
         CancelledError,
         ContextFullError,
+        FileLostError,
         FormatError,
         HardwareError,
         IngotError,
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
         OutOfMemoryError,
         StateError,
         StorageError,
+        UntrustedFileError,
     )
     from ingot.generation import Generation, Options, Stats
+    from ingot.governor import Governor
+    from ingot.low_memory import LowMemory
     from ingot.model import MemoryPlan, Model, ModelInfo
     from ingot.sampling import Sampling
     from ingot.session import Session
@@ -39,16 +44,20 @@ if TYPE_CHECKING:
     from ingot.tokenizer import Tokenizer
 
 __all__ = [
+    "CanaryError",
     "CancelledError",
     "Chat",
     "ChatSettings",
     "ContextFullError",
+    "FileLostError",
     "FormatError",
     "Generation",
+    "Governor",
     "HardwareError",
     "IngotError",
     "InternalError",
     "InvalidArgumentError",
+    "LowMemory",
     "MemoryLimitError",
     "MemoryPlan",
     "MissingExtraError",
@@ -64,12 +73,15 @@ __all__ = [
     "StorageError",
     "Stream",
     "Tokenizer",
+    "UntrustedFileError",
 ]
 __version__ = "0.1.0"
 
 _MODULES = {
     "chat": ("Chat", "ChatSettings"),
     "generation": ("Generation", "Options", "Stats"),
+    "governor": ("Governor",),
+    "low_memory": ("LowMemory",),
     "model": ("MemoryPlan", "Model", "ModelInfo"),
     "sampling": ("Sampling",),
     "session": ("Session",),

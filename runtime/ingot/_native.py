@@ -7,6 +7,7 @@ import functools
 import os
 from types import ModuleType
 
+from ingot.environment import environment
 from ingot.errors import InternalError, StorageError, error_from_status
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
@@ -99,7 +100,7 @@ def check_layout(loaded: Native) -> None:
 
 def _locate() -> tuple[ModuleType, str]:
     """Return the binding and the path of the library beside it."""
-    folder = os.environ.get(NATIVE_DIR_VARIABLE)
+    folder = environment(NATIVE_DIR_VARIABLE)
     binding = _binding_in(folder) if folder else _installed_binding()
     if binding is None:
         raise _not_there(folder or os.path.dirname(__file__))

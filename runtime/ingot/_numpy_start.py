@@ -12,16 +12,18 @@ from __future__ import annotations
 import os
 import sys
 
+from ingot.environment import environment
+
 __all__ = ["np"]
 
 VARIABLE = "OPENBLAS_THREAD_TIMEOUT"
 TIMEOUT = "4"  # 2^4 turns; OpenBLAS's default is 2^26
 
-_ours = "numpy" not in sys.modules and VARIABLE not in os.environ
+_ours = "numpy" not in sys.modules and environment(VARIABLE) is None
 if _ours:
     os.environ[VARIABLE] = TIMEOUT
 try:
     import numpy as np
 finally:
     if _ours:
-        del os.environ[VARIABLE]
+        os.environ.pop(VARIABLE, None)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -77,7 +75,7 @@ def render(
 
     `variables` are further names that the template reads, such as enable_thinking.
     Raises: InvalidArgumentError if the file has no template or the template refuses the messages;
-        FormatError if the template is broken.
+        FormatError if the template is broken, or takes more than template.py allows.
     """
     import jinja2
 
@@ -85,9 +83,10 @@ def render(
         raise InvalidArgumentError(
             "this file has no chat template: use 'ingot run', or Session.stream with a plain prompt"
         )
+    from ingot.template import TooMuchError, compile_template
+
     try:
-        template = _compiled(settings.chat_template)
-        text: str = template.render(
+        return compile_template(settings.chat_template)(
             {
                 **settings.special_tokens,
                 **(variables or {}),
@@ -97,51 +96,14 @@ def render(
                 "add_generation_prompt": add_generation_prompt,
             }
         )
-        return text
+    except RecursionError as error:
+        raise FormatError("chat template: nested too deeply") from error
     except jinja2.TemplateSyntaxError as error:
         raise FormatError(f"chat template, line {error.lineno}: {error.message}") from error
+    except TooMuchError as error:
+        raise FormatError(f"chat template: {error}") from error
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
         raise InvalidArgumentError(f"the chat template refuses these messages: {error}") from error
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(source: str) -> Any:
-    """Return a template compiled in a sandbox: a file must not run code."""
-    from jinja2 import TemplateError, nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class GenerationTag(Extension):
-        """{% generation %} marks the trained part of a text; rendering ignores it."""
-
-        tags = {"generation"}  # noqa: RUF012  (the name that jinja2 asks for)
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = _now
-    return environment.from_string(source)
-
-
-def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
-    """Like the usual filter, but without HTML escapes."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
-
-
-def _now(pattern: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(pattern)
 
 
 class Chat:

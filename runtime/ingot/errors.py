@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from ingot.format import Rule
 
 __all__ = [
+    "CanaryError",
     "CancelledError",
     "ContextFullError",
+    "FileLostError",
     "FormatError",
     "HardwareError",
     "IngotError",
@@ -19,8 +21,11 @@ __all__ = [
     "MissingExtraError",
     "NotBuiltError",
     "OutOfMemoryError",
+    "SignatureError",
     "StateError",
     "StorageError",
+    "TransferError",
+    "UntrustedFileError",
     "error_from_status",
 ]
 
@@ -67,7 +72,24 @@ class OutOfMemoryError(IngotError, MemoryError):
 
 
 class MemoryLimitError(OutOfMemoryError):
-    """The session does not fit the memory limit; the message says which context does."""
+    """The session does not fit the memory limit; the message says which context does.
+
+    needed_bytes, limit_bytes, largest_context (0: none): the figures, 0 where they are not known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        needed_bytes: int = 0,
+        limit_bytes: int = 0,
+        largest_context: int = 0,
+    ) -> None:
+        """Make one, with the figures if they are known."""
+        super().__init__(message, status)
+        self.needed_bytes = needed_bytes
+        self.limit_bytes = limit_bytes
+        self.largest_context = largest_context
 
 
 class StorageError(IngotError, OSError):
@@ -78,8 +100,23 @@ class StorageError(IngotError, OSError):
         IngotError.__init__(self, message, status)
 
 
+class UntrustedFileError(StorageError):
+    """The file may be changed by others, and was opened with `strict`."""
+
+
+class FileLostError(StorageError):
+    """The file was cut short, or its storage failed, while it was open with `guard`."""
+
+
 class HardwareError(IngotError, RuntimeError):
     """The CPU or a backend lacks what was asked for."""
+
+
+class CanaryError(IngotError, RuntimeError):
+    """No kernel gives the logits that the file says: file or library is damaged, or unfit for here.
+
+    Of an update: the version before it stays.
+    """
 
 
 class InternalError(IngotError, RuntimeError):
@@ -92,6 +129,18 @@ class MissingExtraError(IngotError, ImportError):
 
 class NotBuiltError(IngotError, NotImplementedError):
     """An option whose method does not exist yet; the CLI exits with 2."""
+
+
+class SignatureError(IngotError, ValueError):
+    """A manifest is not signed by a key that the store trusts, or is older than what it had."""
+
+
+class TransferError(IngotError, ConnectionError):
+    """The connection to a device broke, or the far side spoke otherwise than agreed."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """Make one; not OSError's way, which reads two arguments as number and text."""
+        IngotError.__init__(self, message, status)
 
 
 _CLASSES: dict[int, type[IngotError]] = {
@@ -109,6 +158,8 @@ _CLASSES: dict[int, type[IngotError]] = {
     41: MemoryLimitError,
     42: StorageError,
     43: OutOfMemoryError,
+    44: UntrustedFileError,
+    45: FileLostError,
     60: HardwareError,
     90: InternalError,
 }

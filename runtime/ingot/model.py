@@ -9,6 +9,7 @@ import os
 
 from ingot._native import Native, native
 from ingot.chat import ChatSettings
+from ingot.environment import environment
 from ingot.errors import FormatError, InvalidArgumentError, StateError
 from ingot.record import Record
 from ingot.session import Session
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ingot.canary import CanaryReport
     from ingot.format import Section
+    from ingot.governor import Governor
 
 __all__ = ["MemoryPlan", "Model", "ModelInfo"]
 
@@ -69,19 +72,35 @@ class Model:
     """A mapped and validated file. May be shared by any number of sessions and threads."""
 
     def __init__(
-        self, path: str | os.PathLike[str], draft: str | os.PathLike[str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        draft: str | os.PathLike[str] | None = None,
+        *,
+        strict: bool = False,
+        guard: bool = False,
+        canary: bool = True,
     ) -> None:
         """Map and check a file, and a smaller one that guesses for it, with the same tokenizer.
 
+        strict: refuse a file that others than its owner may write, or that is another user's.
+        guard: a file cut short while it is mapped raises FileLostError; otherwise the process gets
+        SIGBUS and ends. canary: before the first session here, the file's vectors run on each
+        kernel level, and a level that is wrong is left out (see canary.py).
         Raises: InvalidArgumentError if the draft's tokenizer is another;
             FormatError naming the broken rule; StorageError if it cannot be read;
+            UntrustedFileError; FileLostError;
             HardwareError if INGOT_FORCE_ISA names what this CPU lacks.
         """
         self._file = os.fspath(path)
         self.native: Native = native()
-        self._handle: Any = self._open()
+        lib = self.native.lib
+        self._flags = strict * lib.INGOT_OPEN_STRICT | guard * lib.INGOT_OPEN_GUARD
+        self._mask, self._canary = 0, canary
+        self._handle: Any = self.open_handle()
         self.info = _model_info(self.native, self._handle)
-        self.draft = Model(draft) if draft is not None else None
+        self.draft = (
+            Model(draft, strict=strict, guard=guard, canary=canary) if draft is not None else None
+        )
         if self.draft is not None:
             from ingot.draft import require_same_tokenizer
 
@@ -114,12 +133,13 @@ class Model:
         threads: int = 0,
         chunk: int = 0,
         logits_rows: int = 1,
-        memory_limit: int = 0,
+        memory_limit: int | str = "auto",
         speculate: int = 0,
         prefill_threads: int = 0,
         kv: str = "auto",
         on_full: str = "error",
         sinks: int = 0,
+        governor: Governor | None = None,
     ) -> Session:
         """Open a session; all its memory is taken now. 0: the plan's figure, big cores, no limit.
 
@@ -127,13 +147,21 @@ class Model:
         kv is how keys and values are kept: f16, kv8, k8v4, or auto (kv8); on_full what happens at
         the end of the context: error, or shift, which forgets the older half behind the first
         `sinks` tokens (see session_state.py).
-        Units: context, chunk, sinks in tokens, logits_rows in positions per pass, memory_limit in
-        bytes, speculate in tokens guessed ahead per pass (7 is a good figure; same text).
+        memory_limit is for model and session together: bytes, "512M", "cgroup", the name of a
+        device profile, "none"; or "auto": what the control groups leave, if they set a limit.
+        governor lowers threads and speculation when the device is hot (see governor.py).
+        Units: context, chunk, sinks in tokens, logits_rows in positions per pass,
+        speculate in tokens guessed ahead per pass (7 is a good figure; same text).
         Raises: MemoryLimitError naming the largest context that fits; OutOfMemoryError;
-            InvalidArgumentError for a context or chunk beyond the file's.
+            InvalidArgumentError for a context or chunk beyond the file's; CanaryError.
         """
-        sizes = (context, chunk, logits_rows, threads, prefill_threads, memory_limit, speculate)
-        config = SessionConfig(*sizes, kv, on_full, sinks)
+        from ingot.memory_budget import find_budget, require_room
+
+        self.trust()
+        budget = find_budget(memory_limit)
+        sizes = (context, chunk, logits_rows, threads, prefill_threads, budget.bytes, speculate)
+        config = SessionConfig(*sizes, kv, on_full, sinks, governor)
+        require_room(self, config, budget)
         return Session(self, config)
 
     def restore(self, path: str | os.PathLike[str], config: SessionConfig | None = None) -> Session:
@@ -145,7 +173,40 @@ class Model:
         """
         from ingot.session_state import restore
 
+        self.trust()
         return restore(self, path, config or SessionConfig())
+
+    def trust(self) -> CanaryReport | None:
+        """Run the canary if this file is new here, and leave out kernels that are wrong.
+
+        Returns: what it found; None where it is off. Sessions do this themselves, once.
+        Raises: CanaryError if no kernel level gives the file's logits.
+        """
+        if not self._canary or environment("INGOT_CANARY") == "0":
+            return None
+        if self._report is None:
+            from ingot.canary import settle
+
+            self._report = report = settle(self)
+            if report.mask != self.native.lib.ingot_model_isa(self.handle):
+                self._mask = report.mask
+                self._handle = self.open_handle(report.mask)
+        return self._report
+
+    _report: CanaryReport | None = None
+
+    def release(self) -> int:
+        """Give the memory of the weights back to the system; they are read again when needed.
+
+        From any thread. Returns: bytes given back at most. See LowMemory.
+        """
+        count = self.native.ffi.new("uint64_t *")
+        self.native.check(self.native.lib.ingot_model_release(self.handle, count))
+        return int(count[0])
+
+    def resume(self) -> None:
+        """Bring the weights into memory before they are needed. Raises: FileLostError."""
+        self.native.check(self.native.lib.ingot_model_resume(self.handle))
 
     @property
     def path(self) -> Path:
@@ -225,22 +286,37 @@ class Model:
         """
         return self.section_by_name(kind.name.lower())
 
-    def _open(self) -> Any:
-        """Open the file in the library; the handle closes itself."""
+    def open_handle(self, mask: int = 0) -> Any:
+        """Open the file once more, for kernels of some levels (0: all); the handle closes itself.
+
+        Raises: as Model(); StateError if the file is no longer the same.
+        """
         ffi, lib = self.native.ffi, self.native.lib
-        handle = ffi.new("ingot_model **")
-        self.native.check(lib.ingot_model_open(os.fsencode(self._file), handle))
-        return ffi.gc(handle[0], lib.ingot_model_close)
+        config, handle = self.native.struct("ingot_open_config"), ffi.new("ingot_model **")
+        config.flags, config.isa_mask = self._flags, mask
+        self.native.check(lib.ingot_model_open_with(os.fsencode(self._file), config, handle))
+        opened = ffi.gc(handle[0], lib.ingot_model_close)
+        digest = ffi.new("uint8_t[32]")
+        self.native.check(lib.ingot_model_digest(opened, digest))
+        content = bytes(ffi.buffer(digest))
+        if self._content not in (b"", content):
+            raise StateError(f"{self.path.name} was replaced while it was open: open it again")
+        self._content = content
+        return opened
+
+    _content = b""
 
     def section_by_name(self, name: str) -> bytes:
         """Return the bytes of a section by its name in the format."""
         ffi = self.native.ffi
         data, size = ffi.new("uint8_t **"), ffi.new("uint64_t *")
         # A session that outlives the model's close() still has its text to make.
-        handle = self._open() if self._handle is None else self._handle
+        handle = self.open_handle() if self._handle is None else self._handle
         status = self.native.lib.ingot_model_section(handle, name.encode(), data, size)
         self.native.check(status)
-        return bytes(ffi.buffer(data[0], size[0])) if size[0] else b""
+        copy = bytes(ffi.buffer(data[0], size[0])) if size[0] else b""
+        self.native.check(self.native.lib.ingot_model_intact(handle))
+        return copy
 
     def tensor_width(self, tensor: int) -> int:
         """Return the floats per row of a tensor: its last dimension."""

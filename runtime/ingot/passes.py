@@ -43,6 +43,13 @@ class Passes:
             raise StateError("the session is closed: open another with model.session()")
         return self._handle
 
+    @property
+    def threads(self) -> int:
+        """Threads that the session was opened with."""
+        info = self.native.struct("ingot_memory_info")
+        self.native.check(self.native.lib.ingot_session_memory(self.handle, info))
+        return int(info.threads)
+
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""
         with self._handle_lock:
@@ -142,6 +149,9 @@ class Passes:
         That is after a cancel which came at the end of an earlier generation, not meant for this.
         """
         lib, handle = self.native.lib, self.handle
+        if self._config.governor is not None:
+            limit = self._config.governor.thread_limit(self.threads)
+            self.native.check(lib.ingot_session_limit_threads(handle, limit))
         before = len(self.tokens)
         try:
             status = call()

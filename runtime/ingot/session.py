@@ -196,6 +196,18 @@ class Session:
         """Forget everything."""
         self.truncate(0)
 
+    def trim(self, *, keys_and_values: bool = False) -> int:
+        """Give buffers and free blocks back to the system; they are taken again when needed.
+
+        keys_and_values: these too; the next call computes them again from the tokens, which stay.
+        Returns: bytes given back at most. Raises: StateError if another thread is at work here.
+        """
+        with self.exclusive():
+            self._drop_stream()
+            from ingot.session_state import trim
+
+            return trim(self, keys_and_values)
+
     def truncate(self, count: int) -> None:
         """Keep the first `count` tokens. Raises: InvalidArgumentError if there are fewer."""
         with self.exclusive():

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ingot.governor import Governor
+
     TokenIds: TypeAlias = Sequence[int] | NDArray[np.integer[Any]]
 
 MOST_DRAFTED = 15  # with the token before them, as many rows as the head keeps the best of
@@ -38,6 +40,7 @@ __all__ = [
     "SessionConfig",
     "checked_ids",
     "create",
+    "native_config",
     "open_native",
     "sampling_struct",
 ]
@@ -53,6 +56,7 @@ class SessionConfig(Record):
     kv: how keys and values are kept: f16, kv8 (int8), k8v4 (values of 4 bits), or auto (kv8).
     on_full: what happens at the end of the context: error, or shift: after the first `sinks` tokens
     the older half is forgotten and the rest evaluated again.
+    governor: what lowers threads and speculation when the device is hot; None for nothing.
     """
 
     context: int = 0
@@ -65,6 +69,7 @@ class SessionConfig(Record):
     kv: str = "auto"
     on_full: str = "error"
     sinks: int = 0
+    governor: Governor | None = None
 
     @property
     def rows(self) -> int:
@@ -101,6 +106,16 @@ def open_native(native: Native, model: Any, config: SessionConfig) -> Any:
 
     Raises: MemoryLimitError naming the largest context that fits; InvalidArgumentError.
     """
+    handle = native.ffi.new("ingot_session **")
+    native.check(native.lib.ingot_session_create(model, native_config(native, config), handle))
+    return native.ffi.gc(handle[0], native.lib.ingot_session_destroy)
+
+
+def native_config(native: Native, config: SessionConfig) -> Any:
+    """Return the settings as the library reads them.
+
+    Raises: InvalidArgumentError naming the field that is out of its range.
+    """
     settings = native.struct("ingot_session_config")
     if not isinstance(config.speculate, int) or not 0 <= config.speculate <= MOST_DRAFTED:
         raise InvalidArgumentError(
@@ -118,9 +133,7 @@ def open_native(native: Native, model: Any, config: SessionConfig) -> Any:
     if config.kv not in KV_FORMATS:
         raise InvalidArgumentError(f"kv is {config.kv!r}, expected one of {', '.join(KV_FORMATS)}")
     settings.kv_format = KV_FORMATS[config.kv]
-    handle = native.ffi.new("ingot_session **")
-    native.check(native.lib.ingot_session_create(model, settings, handle))
-    return native.ffi.gc(handle[0], native.lib.ingot_session_destroy)
+    return settings
 
 
 def sampling_struct(native: Native, sampling: Sampling) -> Any:

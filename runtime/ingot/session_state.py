@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from ingot.model import Model
 
-__all__ = ["fork", "make_room", "model_key", "read_header", "restore", "save", "shift"]
+__all__ = ["fork", "make_room", "model_key", "read_header", "restore", "save", "shift", "trim"]
 
 BLOCK = 64  # positions
 MAGIC = b"INGOTKV1"
@@ -55,6 +55,18 @@ def fork(session: Session, position: int | None) -> Session:
     child = Session(session.model, session.config, passes)
     child._pending = tokens[len(passes.tokens) : count]
     return child
+
+
+def trim(session: Session, keys_and_values: bool) -> int:
+    """Give back what a session can do without. Returns: as Session.trim()."""
+    passes, native = session._passes, session.model.native
+    if keys_and_values:
+        tokens = session.token_ids
+        passes.cut(0)
+        session._pending = tokens
+    count = native.ffi.new("uint64_t *")
+    native.check(native.lib.ingot_session_trim(passes.handle, count))
+    return int(count[0])
 
 
 def make_room(session: Session, count: int) -> list[int]:

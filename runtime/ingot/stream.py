@@ -128,7 +128,8 @@ class Stream(Iterator[str]):
     def _guesses(self) -> list[int]:
         """Return what to try in the next pass: never beyond the context or what is asked for."""
         session = self._session
-        if self._speculator is None:
+        governor = session.config.governor
+        if self._speculator is None or (governor is not None and not governor.speculates):
             return []
         room = session.context - session.token_count
         if self._options.max_tokens is not None:

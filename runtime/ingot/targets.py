@@ -7,67 +7,74 @@ A profile is a TOML file in targets/ of the source tree, installed as ingot/targ
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ingot.errors import InvalidArgumentError, StorageError
+from ingot.host_profile import (
+    ISA_LEVELS,
+    host_clock_mhz,
+    host_core_name,
+    host_cores,
+    host_isa,
+    host_macs_per_cycle,
+    host_memory_bytes,
+    host_triple,
+)
+from ingot.profile_table import ProfileTable
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["LAYOUTS", "Core", "Defaults", "Memory", "Target", "list_targets", "load_target"]
+__all__ = [
+    "BACKENDS",
+    "ISA_LEVELS",
+    "LAYOUTS",
+    "Backend",
+    "Core",
+    "Defaults",
+    "Memory",
+    "Target",
+    "Thermals",
+    "list_targets",
+    "load_target",
+    "profile_folder",
+]
 
-ISA_LEVELS = (
-    "ref",
-    "avx2",
-    "avxvnni",
-    "avx512vnni",
-    "neon",
-    "neon_dotprod",
-    "neon_i8mm",
-    "sve2",
-)
-BACKENDS = ("cpu",)
+BACKENDS = ("cpu", "vulkan", "cuda", "opencl", "npu")
+# Taken without being asked for; only where asked for; refused; not Ingot's, for comparison only.
+USES = ("default", "ask", "never", "other")
 FORMATS = ("f16", "q8", "q6", "c5", "q4", "q4z", "c4", "c3", "c2", "t2")
 LAYOUTS = ("t16", "t16_k8")
-TRIPLES = ("x86_64-linux-gnu", "aarch64-linux-gnu", "aarch64-linux-android")
-
-# What each kernel level needs, in the words of /proc/cpuinfo.
-_X86_NEEDS = {
-    "avx2": {"avx2", "fma", "f16c"},
-    "avxvnni": {"avx2", "fma", "f16c", "avx_vnni"},
-    "avx512vnni": {
-        "avx2",
-        "fma",
-        "f16c",
-        "avx512f",
-        "avx512bw",
-        "avx512vl",
-        "avx512dq",
-        "avx512_vnni",
-    },
-}
-_ARM_NEEDS = {
-    "neon": {"asimd"},
-    "neon_dotprod": {"asimd", "asimddp"},
-    "neon_i8mm": {"asimd", "asimddp", "i8mm"},
-}
+TRIPLES = (
+    "x86_64-linux-gnu",
+    "aarch64-linux-gnu",
+    "aarch64-linux-android",
+    "armv7-linux-gnueabihf",
+    "riscv64-linux-gnu",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """Cores of one kind. Units: mhz in MHz, 0 where the system does not tell."""
+    """Cores of one kind. Units: mhz in MHz, 0 where the system does not tell.
+
+    `int8_macs_per_cycle`: products of int8 that one core adds up per cycle at most.
+    `cycles_per_weight` by format: of one core's decode loop with the weights at hand.
+    """
 
     name: str
     count: int
     isa: tuple[str, ...]
     mhz: int
+    in_order: bool = False
+    int8_macs_per_cycle: float | None = None
+    cycles_per_weight: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +93,43 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Backend:
+    """What may execute a model there.
+
+    `use`: "default", taken by itself; "ask", only where it is asked for; "never", refused; "other",
+    a unit that only other runtimes use, for comparison. Units: GB/s that it reads of the memory and
+    10^12 operations per second, None where nobody says.
+    """
+
+    name: str
+    use: str
+    traps: tuple[str, ...] = ()
+    achievable_gb_s: float | None = None
+    int8_tops: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Thermals:
+    """Heat. `throttle_celsius` is where clocks fall; `sustained_share` is hot speed over cold."""
+
+    advice: str
+    throttle_celsius: int | None = None
+    sustained_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a compression for this target takes where the user says nothing."""
+    """What a compression for this target takes where the user says nothing.
+
+    `recommended` are formats of the body that suit the target, best first; `layout` is the packing.
+    """
 
     body_format: str
     head_format: str
     layout: str
     context: int
     chunk: int
+    recommended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +141,9 @@ class Target:
     triple: str
     cores: tuple[Core, ...]
     memory: Memory
-    backends: tuple[str, ...]
+    backends: tuple[Backend, ...]
     page_bytes: int
+    thermals: Thermals
     defaults: Defaults
     sources: Mapping[str, str]
 
@@ -120,96 +157,31 @@ class Target:
         """Levels that every core of the target runs, weakest first."""
         return tuple(level for level in ISA_LEVELS if all(level in core.isa for core in self.cores))
 
+    @property
+    def in_order(self) -> bool:
+        """Whether no core of the target runs instructions out of order."""
+        return all(core.in_order for core in self.cores)
 
-class _Table:
-    """A TOML table that is read key by key; what nobody read is an error."""
+    def backend(self, name: str) -> Backend:
+        """Return a backend that may run a model on this target.
 
-    def __init__(self, path: Path, prefix: str, values: object) -> None:
-        self._path = path
-        self._prefix = prefix
-        if not isinstance(values, dict):
-            raise InvalidArgumentError(f"{path}: '{prefix.rstrip('.')}' is not a table")
-        self._values: dict[str, Any] = dict(values)
-
-    def refuse(self, key: str, found: object, expected: str) -> InvalidArgumentError:
-        """Return the error for a bad value."""
-        return InvalidArgumentError(
-            f"{self._path}: '{self._prefix}{key}' is {found!r}, expected {expected}"
-        )
-
-    def take(self, key: str, expected: str) -> Any:
-        """Return a value that must be there."""
-        if key not in self._values:
-            raise InvalidArgumentError(
-                f"{self._path}: '{self._prefix}{key}' is missing, expected {expected}"
-            )
-        return self._values.pop(key)
-
-    def has(self, key: str) -> bool:
-        """Tell whether a key is still to be read."""
-        return key in self._values
-
-    def text(self, key: str, choices: tuple[str, ...] = ()) -> str:
-        """Return a text, one of the choices if there are any."""
-        expected = f"one of {', '.join(choices)}" if choices else "a text"
-        value = self.take(key, expected)
-        if not isinstance(value, str) or not value or (choices and value not in choices):
-            raise self.refuse(key, value, expected)
-        return value
-
-    def texts(self, key: str, choices: tuple[str, ...]) -> tuple[str, ...]:
-        """Return a list of different texts out of the choices, in the order of the choices."""
-        expected = f"a list out of {', '.join(choices)}"
-        value = self.take(key, expected)
-        if not isinstance(value, list) or not value or any(item not in choices for item in value):
-            raise self.refuse(key, value, expected)
-        return tuple(choice for choice in choices if choice in value)
-
-    def integer(self, key: str, lowest: int, highest: int) -> int:
-        """Return an integer of a range."""
-        expected = f"an integer from {lowest} to {highest}"
-        value = self.take(key, expected)
-        if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
-            raise self.refuse(key, value, expected)
-        return value
-
-    def number(self, key: str, lowest: float, highest: float) -> float:
-        """Return a number of a range."""
-        expected = f"a number from {lowest:g} to {highest:g}"
-        value = self.take(key, expected)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.refuse(key, value, expected)
-        if not lowest <= value <= highest:
-            raise self.refuse(key, value, expected)
-        return float(value)
-
-    def table(self, key: str) -> _Table:
-        """Return a table inside this one."""
-        return _Table(self._path, f"{self._prefix}{key}.", self.take(key, "a table"))
-
-    def tables(self, key: str) -> list[_Table]:
-        """Return the tables of an array."""
-        values = self.take(key, f"one or more [[{key}]]")
-        if not isinstance(values, list) or not values:
-            raise self.refuse(key, values, f"one or more [[{key}]]")
-        return [
-            _Table(self._path, f"{self._prefix}{key}[{i}].", item) for i, item in enumerate(values)
-        ]
-
-    def keys(self) -> list[str]:
-        """Return the keys not read yet."""
-        return list(self._values)
-
-    def finish(self) -> None:
-        """Refuse what nobody read."""
-        if self._values:
-            unknown = ", ".join(f"'{self._prefix}{key}'" for key in self._values)
-            raise InvalidArgumentError(f"{self._path}: unknown {unknown}; see targets/README.md")
+        Raises: InvalidArgumentError, with the traps, for one that the target does not have or that
+            must never be taken there.
+        """
+        for backend in self.backends:
+            if backend.name == name and backend.use != "never":
+                return backend
+            if backend.name == name:
+                raise InvalidArgumentError(
+                    f"never take {name} on {self.name}: {'; '.join(backend.traps)}"
+                )
+        known = ", ".join(one.name for one in self.backends if one.use != "never")
+        raise InvalidArgumentError(f"target {self.name} has no backend {name}; it has {known}")
 
 
 def list_targets() -> tuple[str, ...]:
     """Return the names of the profiles that come with Ingot, `host` first."""
-    names = sorted(path.stem for path in _profile_folder().glob("*.toml"))
+    names = sorted(path.stem for path in profile_folder().glob("*.toml"))
     return tuple(sorted(names, key=lambda name: name != "host"))
 
 
@@ -226,7 +198,7 @@ def load_target(name_or_path: str | Path) -> Target:
                 f"unknown target '{name_or_path}': the profiles are {', '.join(list_targets())};"
                 " a profile of your own is given by the path of its .toml file"
             )
-        path = _profile_folder() / f"{name_or_path}.toml"
+        path = profile_folder() / f"{name_or_path}.toml"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -236,7 +208,8 @@ def load_target(name_or_path: str | Path) -> Target:
     return _read_target(path, values)
 
 
-def _profile_folder() -> Path:
+def profile_folder() -> Path:
+    """Return the folder of the profiles and of published.csv."""
     installed = Path(__file__).resolve().parent / "target_profiles"
     if installed.is_dir():
         return installed
@@ -244,7 +217,7 @@ def _profile_folder() -> Path:
 
 
 def _read_target(path: Path, values: dict[str, Any]) -> Target:
-    table = _Table(path, "", values)
+    table = ProfileTable(path, "", values)
     name = table.text("name")
     if name != path.stem:
         raise table.refuse("name", name, f"'{path.stem}', the name of the file")
@@ -254,19 +227,46 @@ def _read_target(path: Path, values: dict[str, Any]) -> Target:
     target = Target(
         name=name,
         description=table.text("description"),
-        triple=_host_triple() if detected else table.text("triple", TRIPLES),
-        cores=_host_cores() if detected else _read_cores(table),
+        triple=host_triple() if detected else table.text("triple", TRIPLES),
+        cores=(_host_core(),) if detected else _read_cores(table),
         memory=_read_memory(table.table("memory"), detected),
-        backends=table.texts("backends", BACKENDS),
+        backends=_read_backends(table),
         page_bytes=os.sysconf("SC_PAGE_SIZE") if detected else _read_page_bytes(table),
+        thermals=_read_thermals(table.table("thermals")),
         defaults=_read_defaults(table.table("defaults")),
         sources=_read_sources(table.table("sources")),
     )
     table.finish()
+    missing = [key for key in _sourced(target, detected) if key not in target.sources]
+    if missing:
+        raise table.refuse("sources", sorted(target.sources), f"where '{missing[0]}' comes from")
     return target
 
 
-def _read_cores(table: _Table) -> tuple[Core, ...]:
+def _sourced(target: Target, detected: bool) -> Iterator[str]:
+    """Yield the keys that must say where they come from."""
+    yield from ("usable_share", "thermals", "recommended")
+    for backend in target.backends:
+        for key in ("achievable_gb_s", "int8_tops"):
+            if getattr(backend, key) is not None:
+                yield f"backends.{backend.name}.{key}"
+    for key in ("peak_gb_s", "achievable_gb_s"):
+        if getattr(target.memory, key) is not None:
+            yield key
+    if detected:
+        return
+    yield from ("cores", "page_bytes")
+    for key in ("int8_macs_per_cycle", "cycles_per_weight"):
+        if any(getattr(core, key) for core in target.cores):
+            yield key
+
+
+def _host_core() -> Core:
+    macs = host_macs_per_cycle()
+    return Core(host_core_name(), host_cores(), host_isa(), host_clock_mhz(), False, macs)
+
+
+def _read_cores(table: ProfileTable) -> tuple[Core, ...]:
     cores = []
     for item in table.tables("cores"):
         cores.append(
@@ -275,6 +275,9 @@ def _read_cores(table: _Table) -> tuple[Core, ...]:
                 count=item.integer("count", 1, 1024),
                 isa=item.texts("isa", ISA_LEVELS),
                 mhz=item.integer("mhz", 100, 10000),
+                in_order=item.has("in_order") and item.flag("in_order"),
+                int8_macs_per_cycle=_optional(item, "int8_macs_per_cycle", 0.1, 4096.0),
+                cycles_per_weight=_read_cycles(item),
             )
         )
         if "ref" not in cores[-1].isa:
@@ -283,73 +286,82 @@ def _read_cores(table: _Table) -> tuple[Core, ...]:
     return tuple(cores)
 
 
-def _read_memory(table: _Table, detected: bool) -> Memory:
-    size = _host_memory_bytes() if detected else table.integer("bytes", 1 << 26, 1 << 44)
-    peak = table.number("peak_gb_s", 0.1, 10000.0) if table.has("peak_gb_s") else None
-    achievable = None
-    if table.has("achievable_gb_s"):
-        achievable = table.number("achievable_gb_s", 0.1, 10000.0 if peak is None else peak)
+def _optional(table: ProfileTable, key: str, lowest: float, highest: float) -> float | None:
+    return table.number(key, lowest, highest) if table.has(key) else None
+
+
+def _read_cycles(item: ProfileTable) -> Mapping[str, float]:
+    if not item.has("cycles_per_weight"):
+        return {}
+    table = item.table("cycles_per_weight")
+    cycles = {name: table.number(name, 1e-4, 1e3) for name in FORMATS if table.has(name)}
+    table.finish()
+    return cycles
+
+
+def _read_memory(table: ProfileTable, detected: bool) -> Memory:
+    size = host_memory_bytes() if detected else table.integer("bytes", 1 << 26, 1 << 44)
+    peak = _optional(table, "peak_gb_s", 0.1, 10000.0)
+    achievable = _optional(table, "achievable_gb_s", 0.1, 10000.0 if peak is None else peak)
     memory = Memory(size, table.number("usable_share", 0.05, 1.0), peak, achievable)
     table.finish()
     return memory
 
 
-def _read_page_bytes(table: _Table) -> int:
+def _read_backends(table: ProfileTable) -> tuple[Backend, ...]:
+    backends: list[Backend] = []
+    for item in table.tables("backends"):
+        backend = Backend(
+            name=item.text("name", BACKENDS),
+            use=item.text("use", USES),
+            traps=item.sentences("traps") if item.has("traps") else (),
+            achievable_gb_s=_optional(item, "achievable_gb_s", 0.1, 10000.0),
+            int8_tops=_optional(item, "int8_tops", 0.01, 10000.0),
+        )
+        if backend.use == "never" and not backend.traps:
+            raise item.refuse("traps", [], "why it is never taken")
+        if backend.name in [one.name for one in backends]:
+            raise item.refuse("name", backend.name, "each backend once")
+        item.finish()
+        backends.append(backend)
+    if [one.use for one in backends if one.name == "cpu"] != ["default"]:
+        raise table.refuse("backends", [one.name for one in backends], "'cpu' with use 'default'")
+    return tuple(backends)
+
+
+def _read_thermals(table: ProfileTable) -> Thermals:
+    throttle = table.integer("throttle_celsius", 30, 130) if table.has("throttle_celsius") else None
+    share = _optional(table, "sustained_share", 0.1, 1.0)
+    thermals = Thermals(table.text("advice"), throttle, share)
+    table.finish()
+    return thermals
+
+
+def _read_page_bytes(table: ProfileTable) -> int:
     value = table.integer("page_bytes", 4096, 65536)
     if value & (value - 1):
         raise table.refuse("page_bytes", value, "a power of two")
     return value
 
 
-def _read_defaults(table: _Table) -> Defaults:
+def _read_defaults(table: ProfileTable) -> Defaults:
     defaults = Defaults(
         body_format=table.text("body_format", FORMATS),
         layout=table.text("layout", LAYOUTS),
         head_format=table.text("head_format", FORMATS),
         context=table.integer("context", 1, 1 << 24),
         chunk=table.integer("chunk", 1, 4096),
+        recommended=table.sentences("recommended"),
     )
     if defaults.chunk > defaults.context:
         raise table.refuse("chunk", defaults.chunk, f"at most the context, {defaults.context}")
+    unknown = [one for one in defaults.recommended if one not in FORMATS]
+    if unknown or defaults.recommended[:1] != (defaults.body_format,):
+        found = list(defaults.recommended)
+        raise table.refuse("recommended", found, f"formats, '{defaults.body_format}' the first")
     table.finish()
     return defaults
 
 
-def _read_sources(table: _Table) -> Mapping[str, str]:
+def _read_sources(table: ProfileTable) -> Mapping[str, str]:
     return {key: table.text(key) for key in table.keys()}  # noqa: SIM118 (not a dict)
-
-
-def _host_triple() -> str:
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
-        platform.machine().lower(), platform.machine().lower()
-    )
-    return f"{machine}-linux-gnu" if sys.platform == "linux" else f"{machine}-{sys.platform}"
-
-
-def _host_cores() -> tuple[Core, ...]:
-    text = _read_text("/proc/cpuinfo")
-    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    flags: set[str] = set()
-    name, mhz = platform.machine(), 0
-    for line in text.splitlines():
-        key, _, value = (part.strip() for part in line.partition(":"))
-        if key in ("flags", "Features"):
-            flags = set(value.split())
-        elif key == "model name":
-            name = value
-        elif key == "cpu MHz":
-            mhz = int(float(value))
-    needs = {**_X86_NEEDS, **_ARM_NEEDS}
-    isa = ("ref", *(level for level in ISA_LEVELS if level in needs and needs[level] <= flags))
-    return (Core(name, count, isa, mhz),)
-
-
-def _host_memory_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _read_text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -50,7 +50,8 @@ class Tokenizer:
 
         `begin` False leaves that token out. The tokenizer's own post-processor is not used:
         what the model wants is in the file.
-        Raises: InvalidArgumentError if text is not a str, or holds a lone surrogate.
+        Raises: InvalidArgumentError if text is not a str, or holds a lone surrogate; FormatError
+            if the tokenizer lacks what it needs for it (a word level without an unknown token).
         """
         if not isinstance(text, str):
             raise InvalidArgumentError(f"expected text, found {type(text).__name__}")
@@ -58,7 +59,10 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InvalidArgumentError(f"the text is not valid Unicode: {error}") from error
-        ids = [int(token) for token in self._engine.encode(text, add_special_tokens=False).ids]
+        try:
+            ids = [int(token) for token in self._engine.encode(text, add_special_tokens=False).ids]
+        except Exception as error:  # the engine raises plain Exception
+            raise FormatError(f"the file's tokenizer cannot encode this text: {error}") from error
         return [self._bos, *ids] if begin and self._bos is not None else ids
 
     def decode(self, token_ids: Sequence[int]) -> str:

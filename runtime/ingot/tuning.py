@@ -8,12 +8,10 @@ measured again; one that cannot be written costs the next start another measurem
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import zlib
 
 from ingot._native import Native
+from ingot.environment import cache_path, environment, read_cache, write_cache
 from ingot.errors import InvalidArgumentError
 from ingot.record import Record
 from ingot.topology import read_topology
@@ -39,7 +37,7 @@ LEAST_WEIGHTS = 16 << 20  # bytes; a smaller model is fast enough before anythin
 CACHE_VERSION = 1
 FIELDS = ("threads", "prefill_threads", "grain", "prefill_grain")
 KERNEL_SLOTS, MOST_CANDIDATES = 64, 128
-SWITCH, FOLDER = "INGOT_TUNE", "INGOT_CACHE_DIR"
+SWITCH, KIND = "INGOT_TUNE", "tune"
 
 
 class Candidate(Record):
@@ -69,7 +67,7 @@ def tune_session(native: Native, model: Any, session: Any) -> None:
 
     INGOT_TUNE=0 in the environment, or weights below 16 MiB: nothing is done.
     """
-    if os.environ.get(SWITCH) == "0":
+    if environment(SWITCH) == "0":
         return
     info = native.struct("ingot_model_info")
     native.check(native.lib.ingot_model_info_get(model, info))
@@ -109,12 +107,8 @@ def cache_key(native: Native, model: Any) -> str:
 
 
 def cache_file(key: str) -> str:
-    """Return the path of the entry of a key."""
-    folder = os.environ.get(FOLDER) or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ingot"
-    )
-    digest = zlib.crc32(key.encode("utf-8", errors="replace"))
-    return os.path.join(folder, f"tune-{digest:08x}.json")
+    """Return the path of the entry of a key; "" in a set-uid process, which keeps nothing."""
+    return cache_path(KIND, key) or ""
 
 
 def _library_key(native: Native) -> str:
@@ -126,12 +120,8 @@ def _library_key(native: Native) -> str:
 
 def load(key: str) -> dict[str, Any] | None:
     """Return the entry of a key, None if it is not there, not whole, or another's."""
-    try:
-        with open(cache_file(key), "rb") as file:
-            values = json.loads(file.read())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(values, dict) or values.pop("key", None) != key:
+    values = read_cache(KIND, key)
+    if values is None:
         return None
     if set(values) != {*FIELDS, "kernels"}:
         return None
@@ -163,18 +153,7 @@ def keep(key: str, tuned: Tuned) -> bool:
 
 def store(key: str, values: dict[str, Any]) -> bool:
     """Write an entry; it appears whole or not at all. Returns False where it cannot be written."""
-    path = cache_file(key)
-    partial = f"{path}.{os.getpid()}.partial"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump({"key": key, **values}, file)
-        os.replace(partial, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)
-        return False
-    return True
+    return write_cache(KIND, key, values)
 
 
 def _candidate(native: Native, rival: Any) -> Candidate:

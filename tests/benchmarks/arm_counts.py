@@ -7,6 +7,7 @@
 The files are those of the SmolLM2-135M shape that against_llama_cpp.py and peer_gguf.py make, and
 one by `ingot compress CHECKPOINT --format q4 --head-format q4 --preset draft`. Decoding after 16
 tokens, one token a pass; prefill of 64 tokens in one pass. Ours is built by zig, as for the wheels.
+Counting llama.cpp takes minutes and gives the same each time: --peer-record takes an earlier count.
 """
 
 from __future__ import annotations
@@ -84,6 +85,16 @@ def count_peers(board: Board, folder: Path, files: dict[str, Path]) -> list[Line
         return [Line(name, *PUBLISHED[name], "published with the bars") for name in files]
 
 
+def recorded_peers(record: Path) -> list[Line]:
+    """Return llama.cpp's lines of a file that `--json` wrote. Raises: LabError naming the file."""
+    try:
+        rows = json.loads(record.read_text(encoding="utf-8"))["instructions"]
+        lines = [Line(r["name"], r["decode"], r["prefill"], r["source"]) for r in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LabError(f"{record} is no record of --json: {error}") from error
+    return [line for line in lines if line.name in PUBLISHED]
+
+
 def judge(lines: Sequence[Line]) -> list[Bar]:
     """Return the bars that the counted files allow."""
     by_name = {line.name: line for line in lines}
@@ -115,19 +126,27 @@ def print_table(lines: Sequence[Line], bars: Sequence[Bar]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Print the table; return 1 if a bar is missed, 2 where nothing can be counted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name in ("q4", "c4", "q4-0", "q4-k-m"):
+    for name in ("q4", "c4"):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE")
+    for name in ("q4-0", "q4-k-m"):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE")
     parser.add_argument("--peer-folder", type=Path, default=ROOT / "build" / "lab" / "llama.cpp")
+    parser.add_argument(
+        "--peer-record", type=Path, metavar="FILE", help="take llama.cpp's lines from this --json"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     arguments = parser.parse_args(argv)
+    peers = {name: getattr(arguments, name) for name in ("q4_0", "q4_k_m")}
+    if arguments.peer_record is None and None in peers.values():
+        parser.error("--q4-0 and --q4-k-m are needed to count llama.cpp, or --peer-record")
     board = Board()
     try:
+        recorded = recorded_peers(arguments.peer_record) if arguments.peer_record else None
         lines = [count_ours(board, name, getattr(arguments, name)) for name in ("q4", "c4")]
     except LabError as error:
         print(f"arm_counts: {error}", file=sys.stderr)
         return 2
-    peers = {name: getattr(arguments, name) for name in ("q4_0", "q4_k_m")}
-    lines += count_peers(board, arguments.peer_folder, peers)
+    lines += recorded or count_peers(board, arguments.peer_folder, peers)
     bars = judge(lines)
     print_table(lines, bars)
     if arguments.json:

@@ -40,8 +40,8 @@ LABEL = re.compile(r"^([.\w$]+):")
 BRANCH = re.compile(r"^\s+(?:b\.?\w*|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.?\w+)\s*$")
 # Weights of one instruction where a lookup takes the place of products: 16 rows, 2 k, 2 bytes.
 LOOKUPS = {"tbl": 16}
-# The functions that hold the loops.
-PHASES = {"decode": "panel_1", "prefill": "gemm_4"}
+# The functions that hold the loops; the first that a kernel has.
+PHASES = {"decode": ("panel_1",), "prefill": ("gemm_8", "gemm_4")}
 
 
 class ModelError(Exception):
@@ -120,6 +120,11 @@ def function_lines(assembly: str, name: str) -> list[str]:
     return lines[starts[0] : end]
 
 
+def defines(assembly: str, name: str) -> bool:
+    """Tell whether there is a function of that name."""
+    return re.search(rf"^{name}\b", assembly, re.MULTILINE) is not None
+
+
 def find_loops(lines: Sequence[str]) -> list[tuple[int, int]]:
     """Return the line numbers of each loop's label and of the last branch back to it."""
     labels: dict[str, int] = {}
@@ -186,8 +191,9 @@ def measure(settings: dict[str, Any], compiler: str, formats: Sequence[str]) -> 
             for core in cores:
                 assembly = compile_kernel(compiler, source, settings["march"][level], core)
                 figures = settings["figures"].get(name, {})
-                for phase, function in PHASES.items():
-                    if not re.search(rf"^{function}\b", assembly, re.MULTILINE):
+                for phase, names in PHASES.items():
+                    function = next((one for one in names if defines(assembly, one)), None)
+                    if function is None:
                         continue
                     loop = find_loop(assembly, function, LOOKUPS if "lookup" in name else PRODUCTS)
                     decode = phase == "decode" and level != "neon_i8mm"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -41,10 +42,13 @@ from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.quantize import body_names
+from ingot_compressor.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "examples/models/lantern"
 LENGTH, EVALUATED, CALIBRATED, SHORT = 512, 16, 65536, 256
+# What AutoRound gets: as much as preset `quality` trains on.
+TRAINED = 1024 * SHORT
 BATCH = 4
 # Ours: the row's name and what `ingot compress` is asked for. All heads are q8.
 OURS: Mapping[str, tuple[str, ...]] = {
@@ -124,7 +128,7 @@ def ours(bench: Bench, name: str, options: Iterable[str]) -> Row:
         subprocess.run(command, check=True)
         took.write_text(f"{time.monotonic() - begin:.0f}")
     seconds = float(took.read_text())
-    weights, bits = {}, 0
+    weights, bits, size = {}, 0, 0
     with Container(path) as file:
         for tensor in bench.program.weights():
             number = file.tensor_id(tensor.name)
@@ -132,10 +136,20 @@ def ours(bench: Bench, name: str, options: Iterable[str]) -> Row:
             if tensor.name in bench.body:
                 weights[tensor.name] = torch.from_numpy(dequantize(quantized))
                 bits += 8 * file.tensors[number].size
+            size += file.tensors[number].size
     count = sum(weight.numel() for weight in weights.values())
-    size = path.stat().st_size
     run = bench.as_run(_native_logits(path, bench.tokens))
-    return Row(name, "ingot", bits / count, size, bench.weight_only(weights), run, seconds)
+    only, tokens = bench.weight_only(weights), _seen_tokens(options)
+    return Row(name, "ingot", bits / count, size, only, run, seconds, tokens)
+
+
+def _seen_tokens(options: Iterable[str]) -> int:
+    """Return the most tokens of text that a step of the preset asks for."""
+    given = list(options)
+    recipe = load_recipe(given[given.index("--preset") + 1])
+    sections = (recipe.rounding, recipe.distil)
+    trained = [one.sequences * one.length for one in sections if one is not None]
+    return max(recipe.method.calibration_tokens, *trained, 0)
 
 
 def _native_logits(path: Path, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -184,7 +198,9 @@ def llama(bench: Bench) -> list[Row]:
         with np.load(work / f"{kind}.npz") as file:
             weights = peer_weights(bench, {name: file[name] for name in file.files})
         only, run = bench.weight_only(weights), bench.as_run(np.load(work / f"{kind}.npy"))
-        rows.append(Row(kind, "llama.cpp", facts["bits"], facts["bytes"], only, run, 0.0))
+        seen = CALIBRATED
+        row = Row(kind, "llama.cpp", facts["bits"], facts["bytes"], only, run, math.nan, seen)
+        rows.append(row)
     return rows
 
 
@@ -211,7 +227,7 @@ def autoround(bench: Bench, bits: int, group: int) -> Row:
     """Let AutoRound tune the same checkpoint on the same text; it stores float16 scales."""
     out = bench.work / f"autoround_{bits}_{group}.npz"
     if not out.exists():
-        windows = bench.windows(bench.arguments.calibration, SHORT, CALIBRATED // 2)
+        windows = bench.windows(bench.arguments.calibration, SHORT, TRAINED)
         np.save(bench.work / "calibration.npy", np.stack(windows))
         script = Path(__file__).with_name("quality_autoround.py")
         command = [bench.arguments.autoround_python, str(script), str(CHECKPOINT)]
@@ -220,7 +236,8 @@ def autoround(bench: Bench, bits: int, group: int) -> Row:
     with np.load(out) as file:
         weights = peer_weights(bench, {name: file[name] for name in file.files})
     only = bench.weight_only(weights)
-    return Row(f"W{bits}G{group}", "AutoRound", bits + 16 / group, 0, only, float("nan"), 0.0)
+    name, stored = f"W{bits}G{group}", bits + 16 / group
+    return Row(name, "AutoRound", stored, 0, only, math.nan, math.nan, TRAINED)
 
 
 def main() -> None:

@@ -126,17 +126,18 @@ def load(work: Path) -> dict[str, Array]:
         return {name: file[name] for name in file.files}
 
 
-def dequantize(path: Path, config: dict[str, Any]) -> tuple[dict[str, Array], float]:
-    """Return the weights by Hugging Face name, and the bits per weight of the layers' matrices."""
+def dequantize(path: Path, config: dict[str, Any]) -> tuple[dict[str, Array], float, int]:
+    """Return the weights by Hugging Face name, bits per weight of the layers, bytes of matrices."""
     sources = dict(names(config))
-    found, bits, count = {}, 0, 0
+    found, bits, count, size = {}, 0, 0, 0
     for tensor in gguf.GGUFReader(path).tensors:
         w = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         heads = rotary_heads(tensor.name, config)
         found[sources[tensor.name]] = separate(w, heads) if heads else w
+        size += int(tensor.n_bytes) if w.ndim == 2 else 0
         if w.ndim == 2 and tensor.name.startswith("blk."):
             bits, count = bits + 8 * int(tensor.n_bytes), count + w.size
-    return found, bits / count
+    return found, bits / count, size
 
 
 def logits(path: Path, windows: NDArray[np.int64]) -> Iterator[Array]:
@@ -180,10 +181,10 @@ def main() -> None:
     for kind in wanted:
         path = work / f"{kind}.gguf"
         quantize(work, full, path, kind)
-        weights, bits = dequantize(path, config)
+        weights, bits, size = dequantize(path, config)
         np.savez(work / f"{kind}.npz", **weights)
         np.save(work / f"{kind}.npy", np.stack(list(logits(path, windows))).astype(np.float16))
-        print(json.dumps({"type": kind, "bits": bits, "bytes": path.stat().st_size}), flush=True)
+        print(json.dumps({"type": kind, "bits": bits, "bytes": size}), flush=True)
 
 
 if __name__ == "__main__":

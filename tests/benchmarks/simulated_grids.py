@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What transforms, other people's grids and rounded activations cost a model, in PyTorch.
 
-    python tests/benchmarks/simulated_grids.py MODEL --calibrate TEXT --evaluate TEXT --out TABLE.md
+    python tests/benchmarks/simulated_grids.py MODEL --calibrate TEXT --evaluate TEXT
 
 Weights of the body are rounded and back; head, embedding and (but for the W8A8 rows) activations
-stay in full precision. Nothing is packed.
+stay in full precision. Nothing is packed: rows of formats that a file may hold say so. Writes
+tests/golden/simulated_grids.csv after each row; tests/benchmarks/unpacked_tables.py then renews
+the table in compressor/README.md.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from ingot_compressor.simulate import (
     simulated_logits,
     simulated_weights,
 )
+from tests.benchmarks.unpacked_tables import GRIDS, GridRow, write_rows
 
 SEARCH_WINDOWS = 8
 DATA_FREE = (
@@ -59,6 +62,8 @@ DATA_FREE = (
 )
 ROTATED = ("int4_symmetric_row", "int4_symmetric_g128", "hqq4_g64", "nvfp4")
 FORMATS = (Dtype.C3, Dtype.C4)
+RECORD, NOT_PACKED = "format of record", "not packed"
+RECORDS = tuple(dtype.name.lower() for dtype in FORMATS)
 
 
 @dataclass
@@ -68,7 +73,8 @@ class Bench:
     program: Program
     calibration: tuple[NDArray[np.int64], ...]
     evaluation: tuple[NDArray[np.int64], ...]
-    rows: list[str] = field(default_factory=list)
+    out: Path
+    rows: list[GridRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         run = simulated_logits(self.program, TensorStore())
@@ -78,7 +84,7 @@ class Bench:
         kept: Iterator[NDArray[np.float32]] = iter(self.reference)
         return lambda tokens: next(kept)
 
-    def row(
+    def measure(
         self,
         title: str,
         bits: float,
@@ -91,12 +97,21 @@ class Bench:
         rounding = None if scale is None else make_rounding(scale, largest)
         tried = simulated_logits(candidate, TensorStore(), weights, rounding)
         found = summarize(evaluate(self.evaluation, self.expected(), tried))
-        line = (
-            f"| {title} | {bits:.3f} | {found.mean_kl:.5f} | {found.p99_kl:.4f} |"
-            f" {100 * found.top1_agreement:.2f} | {found.perplexity:.3f} |"
+        self.rows.append(
+            GridRow(
+                body=title,
+                activations="" if scale is None else f"int8 by {scale.value}",
+                stored=RECORD if title.split()[0].rstrip(",") in RECORDS else NOT_PACKED,
+                bits=bits,
+                mean_kl=found.mean_kl,
+                p99_kl=found.p99_kl,
+                top1=found.top1_agreement,
+                perplexity=found.perplexity,
+                tokens=found.tokens,
+            )
         )
-        self.rows.append(line)
-        sys.stderr.write(f"{line} {time.monotonic() - began:.1f} s\n")
+        write_rows(self.out, self.rows)
+        sys.stderr.write(f"{self.rows[-1]} {time.monotonic() - began:.1f} s\n")
         return found
 
     def statistics(self, program: Program) -> Statistics:
@@ -124,7 +139,7 @@ def format_rows(bench: Bench) -> None:
         encoding = Encoding(dtype)
         quantizer, bits = encoding_quantizer(encoding), encoding_bits(bench.program, encoding)
         alike = simulated_weights(bench.program, quantizer)
-        bench.row(f"{dtype.name.lower()}, all inputs alike", bits, bench.program, alike)
+        bench.measure(f"{dtype.name.lower()}, all inputs alike", bits, bench.program, alike)
         variants = {
             "weighted": bench.program,
             "weighted + R2": rotate_values(bench.program),
@@ -132,7 +147,7 @@ def format_rows(bench: Bench) -> None:
         }
         for title, candidate in variants.items():
             weights = simulated_weights(candidate, quantizer, bench.statistics(candidate))
-            bench.row(f"{dtype.name.lower()}, {title}", bits, candidate, weights)
+            bench.measure(f"{dtype.name.lower()}, {title}", bits, candidate, weights)
 
 
 def encoding_bits(program: Program, encoding: Encoding) -> float:
@@ -149,16 +164,16 @@ def search_rows(bench: Bench) -> None:
         quantizer = data_free(grid.function)
         bits = body_bits(bench.program, lambda shape, grid=grid: grid.bits(*shape))
         scaled = scale(bench.program, windows, quantizer)
-        bench.row(f"{name} + AWQ scales", bits, scaled, simulated_weights(scaled, quantizer))
+        bench.measure(f"{name} + AWQ scales", bits, scaled, simulated_weights(scaled, quantizer))
         clipped = clip_weights(scaled, windows, quantizer, group=128 if "128" in name else 32)
         weights = simulated_weights(clipped, quantizer)
-        bench.row(f"{name} + AWQ scales, clips", bits, clipped, weights)
+        bench.measure(f"{name} + AWQ scales, clips", bits, clipped, weights)
     for dtype in FORMATS:
         encoding = Encoding(dtype)
         quantizer, bits = encoding_quantizer(encoding), encoding_bits(bench.program, encoding)
         scaled = scale(bench.program, windows, quantizer)
         weights = simulated_weights(scaled, quantizer, bench.statistics(scaled))
-        bench.row(f"{dtype.name.lower()}, weighted + AWQ scales", bits, scaled, weights)
+        bench.measure(f"{dtype.name.lower()}, weighted + AWQ scales", bits, scaled, weights)
 
 
 def scale(program: Program, windows: tuple[NDArray, ...], quantizer: Quantizer) -> Program:
@@ -176,8 +191,8 @@ def grid_rows(bench: Bench) -> None:
         for title, program in variants.items():
             if title and name not in ROTATED:
                 continue
-            bench.row(
-                f"{name}{title} ({grid.label})",
+            bench.measure(
+                f"{name}{title}",
                 bits,
                 program,
                 simulated_weights(program, quantizer),
@@ -200,7 +215,7 @@ def activation_rows(bench: Bench) -> None:
         largest = dict(bench.statistics(program).max_abs)
         weights = simulated_weights(program, data_free(grid.function))
         for kind in ActivationScale:
-            bench.row(f"{title}, by {kind.value}", bits, program, weights, kind, largest)
+            bench.measure(title, bits, program, weights, kind, largest)
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -216,22 +231,20 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--calibrate", type=Path, required=True)
     parser.add_argument("--evaluate", type=Path, required=True)
-    parser.add_argument("--windows", type=int, default=32)
+    parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--parts", default=",".join(PARTS), help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", default="grids,activations,formats", help=", ".join(PARTS))
+    parser.add_argument("--out", type=Path, default=GRIDS)
     given = parser.parse_args()
     imported = import_checkpoint(given.model)
     bench = Bench(
         imported.program,
         windows_of(imported, given.calibrate, 2 * given.windows, given.length),
         windows_of(imported, given.evaluate, given.windows, given.length),
+        given.out,
     )
-    bench.row("full precision", 32, bench.program, {})
     for part in given.parts.split(","):
         PARTS[part](bench)
-    head = "| body | bits | mean KL | p99 KL | top-1 % | perplexity |\n|---|---|---|---|---|---|\n"
-    given.out.write_text(head + "\n".join(bench.rows) + "\n", encoding="utf-8")
     return 0
 
 

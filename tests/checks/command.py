@@ -62,8 +62,8 @@ def run(
     return output
 
 
-def build_native(name: str, settings: Sequence[str]) -> Path:
-    """Build native/ with CMake into a folder below build/ and return it.
+def build_native(name: str, settings: Sequence[str], targets: Sequence[str] = ()) -> Path:
+    """Build native/ with CMake into a folder below build/ and return it; all targets, or some.
 
     Raises: StepError if it does not build.
     """
@@ -72,5 +72,6 @@ def build_native(name: str, settings: Sequence[str]) -> Path:
     configure = [cmake, "-S", ROOT / "native", "-B", build, "-G", "Ninja"]
     configure += [f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}"]
     run([*configure, *settings])
-    run([cmake, "--build", build, "--parallel", "2"])
+    wanted = ["--target", *targets] if targets else []
+    run([cmake, "--build", build, "--parallel", "2", *wanted])
     return build

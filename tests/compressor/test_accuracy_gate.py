@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +183,16 @@ def test_compress_judges_the_items_that_it_is_given(tmp_path: Path) -> None:
     options = CompressOptions(
         LANTERN, out, preset=str(recipe), body_format="c4", tasks=(str(PAIRS),), threads=1
     )
+    texts = tmp_path / "texts.jsonl"
+    line = {"kind": "generate", "prompt": "He went to", "max_tokens": 4, "answer": "no such thing"}
+    texts.write_text(json.dumps(line), encoding="utf-8")
+    options = replace(options, tasks=(str(PAIRS), str(texts)))
     report = compress_checkpoint(options)
     assert report.verdict == "inconclusive" and "items would decide, 40 were given" in report.reason
     with Container(out) as file:
         certificate = json.loads(bytes(file.section(Section.CERTIFICATE)))
     assert certificate["accuracy"]["pooled"]["items"] == 40
+    generation = certificate["generation"]
+    assert (generation["items"], generation["exact_match"]) == (1, 0.0)
+    assert generation["mean_tokens"] == 4
     assert [limit["name"] for limit in certificate["limits"]] == ["mean_kl", "p99_kl", "recovery"]

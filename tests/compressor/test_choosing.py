@@ -7,9 +7,11 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,12 +20,20 @@ from ingot.container import Container
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype, PlanHeader, Role, Section
 from ingot.model import Model
+from ingot.packing import stored_bytes as packed_bytes_of
 from ingot.targets import load_target
+from ingot_compressor import choosing
 from ingot_compressor.choosing import bytes_beside_weights
 from ingot_compressor.compress import CompressOptions, CompressReport, compress
-from ingot_compressor.decode_rates import decode_rates, measure_rate
+from ingot_compressor.decode_rates import decode_rates, measure_rate, prefill_rates
 from ingot_compressor.job import prepare_job
-from ingot_compressor.passes.budgets import WEIGHT_TIME_SHARE
+from ingot_compressor.numerics import Encoding, quantize_matrix
+from ingot_compressor.passes.budgets import (
+    WEIGHT_TIME_SHARE,
+    Budgets,
+    limit_rows,
+)
+from ingot_compressor.passes.quantize import BUDGET_FORMATS, packed_size
 from ingot_compressor.progress import SilentProgress
 from tests.compressor.tiny_models import LLAMA, write_checkpoint
 
@@ -135,6 +145,7 @@ def profile(folder: Path, memory: str) -> str:
     text = Path(__file__).parents[2].joinpath("targets", "rpi4.toml").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("achievable_gb_s = ")]
     lines = [memory if line.startswith("peak_gb_s = 1") else line for line in lines]
+    lines.append('achievable_gb_s = "test"')
     path = folder / "rpi4.toml"
     path.write_text("\n".join(lines), encoding="utf-8")
     return str(path)
@@ -166,6 +177,72 @@ def test_rates_of_a_profile_and_of_this_machine() -> None:
         assert 5e7 < rate < 1e13
     with pytest.raises(InvalidArgumentError, match="no kernel for format f32"):
         measure_rate(Dtype.F32, 1, 1 << 20)
+
+
+def test_prompts_take_products_of_what_every_token_reads(settings: dict[str, Any]) -> None:
+    program = prepare_job(CompressOptions(out=Path("x"), **settings), SilentProgress()).program
+    options = {one.name: [Encoding(Dtype.C2), Encoding(Dtype.Q8)] for one in program.weights()}
+    rates = {Dtype.C2: 1e6, Dtype.Q8: 4e6}
+    (row,) = limit_rows(program, options, Budgets(prefill=10.0, prefill_rates=rates))
+    found = dict(zip(options, row.amounts, strict=True))
+    assert row.name == "prefill" and row.limit == pytest.approx(1 / 10)
+    # the head waits for the last token, the table is looked up
+    assert not found["head"].any() and not found["embed"].any()
+    shapes = {tensor.name: tensor.shape for tensor in program.weights()}
+    products = 2 * (4 * 128 * 128 + 3 * 128 * 256)
+    assert sum(n * k for name, (n, k) in shapes.items() if found[name].any()) == products
+    assert sum(one[0] for one in found.values()) == pytest.approx(products / 1e6)
+    assert sum(one[1] for one in found.values()) == pytest.approx(products / 4e6)
+
+
+def test_a_prompt_is_as_fast_as_was_asked_for(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few bits take longer to unpack, a faster prompt means more of them."""
+    given = {"source": settings["source"], "preset": "draft"}
+    speeds = {Dtype.C2: 1e6, Dtype.C3: 2e6}
+    rates = {dtype: speeds.get(dtype, 4e6) for dtype, _ in BUDGET_FORMATS}
+    monkeypatch.setattr(choosing, "prefill_rates", lambda *given: rates)
+    most = 4e6 / (2 * (4 * 128 * 128 + 3 * 128 * 256))
+    formats = weight_formats(make(given, tmp_path, max_bytes=330_000))
+    assert Dtype.C3 in formats.values() or Dtype.C2 in formats.values()
+    faster = make(given, tmp_path, max_bytes=400_000, min_prefill=0.999 * most)
+    assert not {Dtype.C2, Dtype.C3} & set(weight_formats(faster).values())
+    with pytest.raises(InvalidArgumentError, match=r"--min-prefill .* is above \d+\.\d+ tokens"):
+        make(given, tmp_path, min_prefill=1.01 * most)
+
+
+def test_products_of_a_profile_and_of_this_machine() -> None:
+    """Four cores of two SDOT a cycle; a short chunk waits for the memory."""
+    rates = prefill_rates(load_target("rpi5"), [Dtype.C4, Dtype.Q8], 4, 128)
+    assert rates[Dtype.C4] == rates[Dtype.Q8]
+    assert 0.05 < rates[Dtype.C4] / (4 * 2.4e9 * 32) < 0.6
+    short = prefill_rates(load_target("rpi5"), [Dtype.C4, Dtype.Q8], 4, 1)
+    assert short[Dtype.Q8] == pytest.approx(11.4e9 / (34 / 32), rel=0.01)
+    assert short[Dtype.C4] > 1.8 * short[Dtype.Q8]
+    host = prefill_rates(load_target("host"), [Dtype.C4], 1, 64)
+    assert 1e7 < host[Dtype.C4] < 1e14
+    blind = load_target("rpi5")
+    blind = replace(blind, cores=tuple(replace(x, int8_macs_per_cycle=None) for x in blind.cores))
+    with pytest.raises(InvalidArgumentError, match="nobody knows the int8 products"):
+        prefill_rates(blind, [Dtype.C4], 4, 128)
+
+
+def test_budgets_count_what_a_sparse_weight_stores(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0).standard_normal((90, 700), np.float32)
+    for dtype, share in ((Dtype.C4, 0.3), (Dtype.Q8, 0.5), (Dtype.C2, 0.9)):
+        encoding = Encoding(dtype, search=False, sparsity=share)
+        stored = packed_bytes_of(quantize_matrix(random, encoding))
+        bound = packed_size((90, 700), encoding)
+        assert stored <= bound < 1.15 * stored
+        dense = packed_size((90, 700), replace(encoding, sparsity=0.0))
+        assert bound < (1.1 - 0.9 * share) * dense
+    given = {"source": settings["source"], "preset": "draft"}
+    report = make(given, tmp_path, max_bytes=340_000, sparsity=0.4)
+    # counted as dense, these bytes would not be spent
+    assert 0.85 * 340_000 < report.bytes <= 340_000
 
 
 def test_a_divergence_is_met_on_held_out_text(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -214,6 +291,31 @@ def test_budgets_on_the_command_line(
     assert run(settings, out, *limits) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["bytes"] == os.stat(out).st_size <= 400_000
+    choice = report["choice"]
+    with Container(out) as container:
+        stored = {
+            name: Dtype(one.dtype).name.lower()
+            for name, one in zip(container.names, container.tensors, strict=True)
+            if one.role == Role.WEIGHT
+        }
+    assert {one["name"]: one["format"] for one in choice["tensors"]} == stored
+    assert len(choice["curve"]) > 3 and report["predicted_decode"] > 0
+
+
+def test_a_mix_is_printed_with_its_reasons_and_its_speed(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(settings, tmp_path / "x.ingot", "--max-bytes", "0.4MB", "--target", "rpi5") == 0
+    shown = capsys.readouterr().out
+    for part in ("one step up", "layers.1.mlp.down", "whole assignments", "what could be had"):
+        assert part in shown, part
+    with Model(tmp_path / "x.ingot") as model:
+        expected = WEIGHT_TIME_SHARE * 11.4e9 / model.info.weight_bytes_per_token
+    predicted = float(shown.partition("predicted on rpi5: ")[2].split()[0])
+    assert predicted == pytest.approx(expected, rel=0.05)
+    draft = ["compress", str(settings["source"]), "--out", str(tmp_path / "y.ingot"), "--quiet"]
+    assert main([*draft, "--preset", "draft", "--threads", "1"]) == 0
+    assert "one step up" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_a_layout_and_a_share_of_superblocks(
     plain = make(checkpoint, texts, tmp_path, preset)
     k8 = make(checkpoint, texts, tmp_path, preset, layout="t16_k8")
     assert k8.quality == plain.quality and _layouts(k8) >= {Layout.T16_K8}
-    thin = make(checkpoint, texts, tmp_path, preset, sparsity=0.5)
+    thin = make(checkpoint, texts, tmp_path, preset, sparsity=0.5, allow_failing=True)
     assert thin.bits_per_weight_body < plain.bits_per_weight_body
     wrong: list[dict[str, Any]] = [{"layout": "t8"}, {"sparsity": 1.0}]
     for options in wrong:

@@ -9,13 +9,16 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 
+from ingot import Model
 from ingot.errors import InvalidArgumentError, StorageError
+from ingot.session import Session
 from ingot_compressor import evaluate as module
 from ingot_compressor.certificate import Verdict, judge
 from ingot_compressor.evaluate import (
@@ -31,6 +34,7 @@ from ingot_compressor.evaluate import (
 )
 from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
+from ingot_compressor.measure import packed_logits, packed_windows
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.recipe import Gate
 from ingot_compressor.texts import Text, read_text
@@ -45,6 +49,28 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_sessions_give_the_figures_of_one(
+    lantern_ingot: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Windows of different lengths, more of them than sessions, in their order."""
+    windows = [np.random.default_rng(i).integers(0, 4096, 40 + 9 * i) for i in range(5)]
+    opened: list[int] = []
+    with Model(lantern_ingot) as model:
+        with model.session(logits_rows=32, threads=2, kv="f16") as session:
+            expected = [packed_logits(session, 4000)(window) for window in windows]
+        real = model.session
+
+        def counted(**options: Any) -> Session:
+            opened.append(options["threads"])
+            return real(**options)
+
+        monkeypatch.setattr(model, "session", counted)
+        found = list(packed_windows(model, windows, 4000, threads=count))
+    assert opened == [1] * count
+    assert all(np.array_equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
 def logits(m: int, v: int, seed: int) -> np.ndarray:

@@ -96,11 +96,14 @@ def test_texts_are_those_that_a_session_gives(lantern_ingot: Path) -> None:
         word = first.text.split()[1]
         items.append(Generate("mine", 4, "He went to the", stop=(word,)))
         items.append(Generate("mine", 5, "He went to the", max_tokens=12, answer=first.text))
-        found = check_generation(session, items, seen.append)
+        found = check_generation(model, items, seen.append)
+        # one session after the other gives what several at a time give
+        assert check_generation(model, items, lambda done: None, threads=1) == found
+        assert check_generation(model, items, lambda done: None, threads=3) == found
         with pytest.raises(InvalidArgumentError, match="mine, line 9: a prompt of"):
-            check_generation(session, [items[0], Generate("mine", 9, "word " * 600)], seen.append)
+            check_generation(model, [items[0], Generate("mine", 9, "word " * 600)], seen.append)
         with pytest.raises(InvalidArgumentError, match="no chat template"):
-            check_generation(session, [Generate("mine", 9, "Hello", chat=True)], seen.append)
+            check_generation(model, [Generate("mine", 9, "Hello", chat=True)], seen.append)
     assert seen == [1, 2, 3, 4, 5]
     assert found[0] == Generated("mine", 1, first.text, 12, "length", False, None, None)
     assert (found[1].exact, found[1].valid_json, found[1].stopped) == (False, False, False)

@@ -30,7 +30,7 @@ from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.job import prepare_job
 from ingot_compressor.json_values import finite_values
-from ingot_compressor.passes.budgets import token_seconds
+from ingot_compressor.passes.budgets import WEIGHT_TIME_SHARE, token_seconds
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.hybrid import MeasuredPoint, compare_with_dense
 from ingot_compressor.passes.quantize import Sizes
@@ -38,7 +38,13 @@ from ingot_compressor.progress import SilentProgress
 from ingot_compressor.reporting import page
 from ingot_compressor.reporting.curves import loss_curve, neighbour_plot, pareto_plot
 from ingot_compressor.reporting.facts import Facts, gather_facts
-from ingot_compressor.reporting.page import ONE_FORMAT, OTHER_DEVICE, json_path, render_page
+from ingot_compressor.reporting.page import (
+    ONE_FORMAT,
+    OTHER_DEVICE,
+    UNKNOWN_DEVICE,
+    json_path,
+    render_page,
+)
 from ingot_compressor.reporting.samples import Sample, greedy_reference
 from ingot_compressor.reporting.speed import measure_speed
 from ingot_compressor.training import TrainingFacts
@@ -254,10 +260,22 @@ def test_speed_is_of_this_machine_only(made: SimpleNamespace) -> None:
     assert speed is not None and speed.predicted > 0 and speed.measured > 0
     with Model(made.folder / "plain.ingot") as model:
         assert speed.weight_bytes_per_token == model.info.weight_bytes_per_token
-    assert made.mix.speed is None and OTHER_DEVICE in read(made, "mix.html")
-    other = load_target("rpi5")
-    assert measure_speed(made.program, made.folder / "mix.ingot", other, 1) is None
     assert measure_rate(Dtype.T2, 1, 1 << 16) > 0
+
+
+def test_another_device_gets_a_prediction(made: SimpleNamespace) -> None:
+    speed, text = made.mix.speed, read(made, "mix.html")
+    assert speed is not None and speed.measured is None and OTHER_DEVICE in text
+    with Model(made.folder / "mix.ingot") as model:
+        reads = model.info.weight_bytes_per_token
+    assert speed.predicted == pytest.approx(WEIGHT_TIME_SHARE * 11.4e9 / reads, rel=0.05)
+    assert f"{speed.predicted:.1f} tok/s" in Page(text).texts["td"]
+    assert json.loads(read(made, "mix.json"))["speed"]["measured"] is None
+    assert made.mix.result["predicted_decode"] == pytest.approx(speed.predicted)
+    known = load_target("rpi5")
+    unknown = replace(known, memory=replace(known.memory, achievable_gb_s=None))
+    assert measure_speed(made.program, made.folder / "mix.ingot", unknown, 1) is None
+    assert UNKNOWN_DEVICE in render_page(replace(made.mix, speed=None))
 
 
 def test_time_of_a_token_is_that_of_what_it_reads(made: SimpleNamespace) -> None:

@@ -19,11 +19,11 @@ from ingot.tokenizer import Tokenizer
 from ingot_compressor.execute import execute
 from ingot_compressor.importers import Imported, import_checkpoint
 from ingot_compressor.importers.tokenizer_files import read_tokenizer_files
-from ingot_compressor.importers.trimming import trim_tokenizer
+from ingot_compressor.importers.trimming import match_tokens, trim_tokenizer
 from ingot_compressor.ir import Program
 from ingot_compressor.passes.emit import emit
 from ingot_compressor.passes.fuse import fuse
-from ingot_compressor.passes.vocabulary import trim_vocabulary
+from ingot_compressor.passes.vocabulary import keep_tokens, trim_vocabulary
 from tests.compressor.tiny_models import LLAMA, in_f16, write_checkpoint
 
 TEXTS = ("The lantern stood by the old harbour wall, and nobody lit it.", "Then it rained.\n\n")
@@ -61,6 +61,26 @@ def test_logits_of_tokens_that_stay_are_what_they_were(lantern: Imported) -> Non
     found = logits(trimmed.program, torch.from_numpy(ids)[None])
     assert found.shape[-1] == len(kept.ids)
     torch.testing.assert_close(found, expected[..., torch.from_numpy(kept.ids)])
+
+
+def test_a_trimmed_tokenizer_says_which_tokens_stayed(lantern: Imported) -> None:
+    trimmed = trim_tokenizer(lantern.tokenizer_json, TEXTS)
+    found = match_tokens(lantern.tokenizer_json, trimmed.json)
+    assert np.array_equal(found.kept, trimmed.kept) and len(found.kept) < 400
+    again = keep_tokens(lantern, found)
+    expected, _ = trim_vocabulary(lantern, TEXTS)
+    assert again.chat == expected.chat and again.meta == expected.meta
+    tokens = torch.arange(9)[None]
+    torch.testing.assert_close(logits(again.program, tokens), logits(expected.program, tokens))
+    document = json.loads(trimmed.json)
+    vocabulary = document["model"]["vocab"]
+    spelled = {**vocabulary, "nobody knows this": vocabulary.pop(next(reversed(vocabulary)))}
+    turned = dict(zip(vocabulary, reversed(vocabulary.values()), strict=True))
+    for changed, message in ((spelled, "checkpoint lacks"), (turned, "checkpoint's order")):
+        model = {**document["model"], "vocab": changed}
+        other = json.dumps({**document, "model": model}).encode()
+        with pytest.raises(InvalidArgumentError, match=message):
+            match_tokens(lantern.tokenizer_json, other)
 
 
 def test_untied_head_and_surplus_rows(tmp_path: Path) -> None:

@@ -1,171 +1,179 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds fuzz_file with clang, runs it from the must-fail corpus and reports branch coverage.
+"""Runs the fuzz targets on corpora that grow from run to run, merges and records them.
 
 Example:
-    python tests/fuzz/run_fuzz.py --seconds 300
-Exit status: 0, 1 on a crash, 2 without clang.
+    python tests/fuzz/run_fuzz.py --seconds 60
+    python tests/fuzz/run_fuzz.py --seconds 600 --record
+    python tests/fuzz/run_fuzz.py --only session --merge --keep 40
+Exit status: 0, 1 on a finding, 2 without clang.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-NATIVE = ROOT / "native"
-CORE = ("error", "layout", "crc32c", "sha256", "file", "sort", "bit_tree")
-FLAGS = [
-    "-std=gnu11",
-    "-g",
-    "-O1",
-    "-ffp-contract=off",
-    "-Wall",
-    "-Wextra",
-    "-fno-omit-frame-pointer",
-]
-SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-COVERAGE = ["-fprofile-instr-generate", "-fcoverage-mapping"]
-WRAP = ["-DINGOT_FUZZ_WRAP", "-Wl,--wrap=malloc", "-Wl,--wrap=calloc"]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "compressor"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "runtime"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.checks.command import ROOT, StepError, run
+from tests.fuzz import coverage
+from tests.fuzz.record import Outcome, read_log, write_table
+from tests.fuzz.targets import SEEDS, TARGETS, Place, Tools, build, find_tools, prepare
+
+LIMITS = ["-timeout=180", "-rss_limit_mb=2048", "-len_control=0", "-print_final_stats=1"]
+LIMITS += ["-report_slow_units=60"]
+MOST_SEED_BYTES = 4096
 
 
-@dataclass(frozen=True)
-class Tools:
-    """The compiler and the two programs that read its profiles, all of one version."""
+def first_inputs(name: str) -> Iterator[bytes]:
+    """Yield the generated inputs of a target; those of `file` are the files that must fail."""
+    from tests.fuzz import call_sequences, importer_inputs
 
-    clang: str
-    profdata: str
-    cov: str
-
-
-def find_tools() -> Tools | None:
-    for suffix in ("-19", "-20", "-18", "-17", "-16", ""):
-        found = [shutil.which(f"{name}{suffix}") for name in ("clang", "llvm-profdata", "llvm-cov")]
-        if all(found):
-            return Tools(*(str(path) for path in found))
-    return None
+    makers: dict[str, Callable[[], Iterator[bytes]]] = {
+        **importer_inputs.SEEDS,
+        "plan": call_sequences.plan_seeds,
+        "session": call_sequences.session_seeds,
+    }
+    return makers[name]() if name in makers else iter(())
 
 
-def sources() -> list[Path]:
-    core = [NATIVE / "core" / f"{name}.c" for name in CORE]
-    return [*core, *sorted(NATIVE.glob("core/validate*.c")), NATIVE / "platform" / "linux.c"]
+def write_first_inputs(place: Place) -> None:
+    folder = place.folder / "bases" / place.target.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, data in enumerate(first_inputs(place.target.name)):
+        (folder / f"{index}.bin").write_bytes(data)
 
 
-def build(tools: Tools, folder: Path) -> tuple[Path, Path]:
-    """Return the fuzzer, and the driver that reads files through the platform layer."""
-    includes = [f"-I{NATIVE}", f"-I{NATIVE / 'include'}"]
-    common = [tools.clang, *FLAGS, *SANITIZE, *COVERAGE, *includes, *map(str, sources())]
-    fuzzer, driver = folder / "fuzz_file", folder / "validate_driver"
-    fuzz_source = str(ROOT / "tests" / "fuzz" / "fuzz_file.c")
-    driver_source = str(ROOT / "tests" / "native" / "validate_driver.c")
-    libraries = ["-lpthread", "-lm"]
-    run([*common, "-fsanitize=fuzzer", *WRAP, fuzz_source, "-o", str(fuzzer), *libraries])
-    run([*common, driver_source, "-o", str(driver), *libraries])
-    return fuzzer, driver
+def fuzz(place: Place, seconds: int) -> int:
+    """Run a target for a time; return how many findings it left."""
+    findings = place.work / "findings"
+    for path in findings.iterdir():
+        path.unlink()
+    options = [f"-max_total_time={seconds}", *LIMITS, f"-artifact_prefix={findings}/"]
+    with (place.work / "log.txt").open("w", encoding="utf-8") as log:
+        done = subprocess.run(
+            place.command([*options, place.corpus, *place.seeds]),
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, **place.environment()},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    found = len(list(findings.iterdir()))
+    return max(found, int(done.returncode != 0))
 
 
-def run(command: Sequence[str], profile: Path | None = None, text: str | None = None) -> None:
-    environment = dict(os.environ)
-    environment["LLVM_PROFILE_FILE"] = str(profile) if profile else os.devnull
-    output = None if text is None else subprocess.DEVNULL
-    subprocess.run(command, check=True, env=environment, input=text, text=True, stdout=output)
+def measure(place: Place, tools: Tools, details: bool) -> str:
+    """Run the corpus once more and return its coverage: branches of the C sources, or edges."""
+    profile = place.work / "corpus.profraw"
+    command = place.command(["-runs=0", place.corpus, *place.seeds])
+    log = run(command, place.environment(profile if place.target.native else None))
+    if not place.target.native:
+        return read_log(log)[2]
+    sources = coverage.native_sources(place.target.sources)
+    program = place.folder / "native" / f"fuzz_{place.target.name}"
+    data = coverage.export(tools, [program], [profile], sources)
+    if details:
+        sys.stdout.write("".join(f"  {line}\n" for line in coverage.unreached(data)))
+    covered, count = coverage.branch_share(data)
+    return f"{covered} of {count} branches ({100.0 * covered / count:.1f} %)"
 
 
-def write_seeds(folder: Path) -> None:
-    sys.path[:0] = [str(ROOT), str(ROOT / "runtime")]
-    from tests.must_fail.make_corpus import write_corpus
-
-    write_corpus(folder)
-    (folder / "corpus.tsv").unlink()
-
-
-def fuzz(fuzzer: Path, folder: Path, seconds: int) -> bool:
-    """Run the fuzzer; return whether it found nothing."""
-    corpus, seeds, crashes = folder / "corpus", folder / "seeds", folder / "crashes"
-    for place in (corpus, crashes):
-        place.mkdir(exist_ok=True)
-    command = [str(fuzzer), f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048"]
-    command += ["-max_len=131072", "-print_final_stats=1", "-verbosity=0"]
-    command += [f"-artifact_prefix={crashes}/", str(corpus), str(seeds)]
-    environment = dict(os.environ, LLVM_PROFILE_FILE=str(folder / "ignored.profraw"))
-    return subprocess.run(command, check=False, env=environment).returncode == 0
-
-
-def measure(tools: Tools, fuzzer: Path, driver: Path, folder: Path) -> dict[str, Any]:
-    """Run corpus and seeds once more and return llvm-cov's export."""
-    first, second = folder / "fuzz.profraw", folder / "driver.profraw"
-    places = [str(folder / "corpus"), str(folder / "seeds")]
-    run([str(fuzzer), "-runs=0", "-verbosity=0", "-max_len=131072", *places], first)
-    names = sorted(str(path) for path in (folder / "seeds").iterdir())
-    run([str(driver)], second, "\n".join([*names, str(folder / "no_such_file"), str(folder)]))
-    merged = folder / "merged.profdata"
-    run([tools.profdata, "merge", "-sparse", str(first), str(second), "-o", str(merged)])
-    checked = [str(path) for path in sources() if path.stem.startswith(("validate", "file"))]
-    command = [tools.cov, "export", str(fuzzer), f"-object={driver}", f"-instr-profile={merged}"]
-    done = subprocess.run([*command, *checked], check=True, capture_output=True, text=True)
-    data: dict[str, Any] = json.loads(done.stdout)["data"][0]
-    return data
+def merge(place: Place, keep: int) -> None:
+    """Keep the fewest inputs that reach what all reach; commit the smallest of them as seeds."""
+    smallest = place.work / "merged"
+    shutil.rmtree(smallest, ignore_errors=True)
+    smallest.mkdir(parents=True)
+    run(place.command(["-merge=1", smallest, place.corpus, *place.seeds]), place.environment())
+    before = len(list(place.corpus.iterdir()))
+    if not any(smallest.iterdir()):
+        raise StepError(f"{place.target.name}: the merge left nothing; the corpus is as it was")
+    shutil.rmtree(place.corpus)
+    smallest.rename(place.corpus)
+    inputs = sorted(place.corpus.iterdir(), key=lambda path: (path.stat().st_size, path.name))
+    sys.stdout.write(f"{place.target.name}: {before} inputs merged into {len(inputs)}\n")
+    for path in [path for path in inputs if path.stat().st_size <= MOST_SEED_BYTES][:keep]:
+        seeds = SEEDS / place.target.name
+        seeds.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, seeds / f"{path.name[:16]}.bin")
 
 
-def unreached(files: Sequence[dict[str, Any]]) -> list[str]:
-    """Return 'file:line:column: never true|false' for each side of a branch that never ran."""
-    counts: dict[tuple[str, int, int], list[int]] = {}
-    for file in files:
-        for branch in file["branches"]:
-            key = (Path(file["filename"]).name, branch[0], branch[1])
-            sides = counts.setdefault(key, [0, 0])
-            sides[0] += branch[4]
-            sides[1] += branch[5]
-    lines = []
-    for (name, line, column), sides in sorted(counts.items()):
-        missing = [word for word, count in zip(("true", "false"), sides, strict=True) if not count]
-        lines += [f"{name}:{line}:{column}: never {word}" for word in missing]
-    return lines
+def outcome_of(place: Place, tools: Tools, details: bool, measured: bool = True) -> Outcome:
+    """Return the row of the last run, from its log."""
+    log = (place.work / "log.txt").read_text(encoding="utf-8", errors="replace")
+    seconds, executions, edges = read_log(log)
+    kept, found = len(list(place.corpus.iterdir())), len(list((place.work / "findings").iterdir()))
+    if place.target.native and measured:
+        sys.stdout.write(f"{place.target.name}: {measure(place, tools, details)}\n")
+    return Outcome(place.target.name, seconds, executions, edges, kept, found)
 
 
-def report(data: dict[str, Any]) -> None:
-    total = data["totals"]["branches"]
-    share = 100.0 * total["covered"] / total["count"]
-    sys.stdout.write(f"\nbranches of the checks: {total['covered']} of {total['count']}")
-    sys.stdout.write(f" ({share:.2f} %)\n")
-    for file in data["files"]:
-        summary = file["summary"]["branches"]
-        name = Path(file["filename"]).name
-        sys.stdout.write(f"  {name:24} {summary['covered']:4} of {summary['count']:4}\n")
-    for line in unreached(data["files"]):
-        sys.stdout.write(f"  {line}\n")
+def run_target(place: Place, tools: Tools, options: argparse.Namespace) -> Outcome:
+    """Fuzz or merge one target and tell what came of it."""
+    prepare(place)
+    write_first_inputs(place)
+    failed = fuzz(place, options.seconds) if options.seconds else 0
+    if options.merge:
+        merge(place, options.keep)
+    if failed:
+        log = (place.work / "log.txt").read_text(encoding="utf-8", errors="replace")
+        sys.stdout.write(f"{log[-6000:]}\n{place.target.name}: see {place.work / 'findings'}\n")
+        return Outcome(place.target.name, *read_log(log)[:2], "", 0, failed)
+    outcome = outcome_of(place, tools, options.details)
+    sys.stdout.write(outcome.row() + "\n")
+    sys.stdout.flush()
+    return outcome
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=int, default=300, help="time for the fuzzer")
-    parser.add_argument("--build-dir", type=Path, default=ROOT / "build" / "fuzz")
-    options = parser.parse_args()
-    tools = find_tools()
-    if tools is None:
-        sys.stderr.write(
-            "fuzzing needs clang with llvm-profdata and llvm-cov, version 16 or later\n"
-        )
-        return 2
+    add = parser.add_argument
+    add("--seconds", type=int, default=60, help="time of each target; 0: only measure or merge")
+    add("--only", nargs="+", choices=list(TARGETS), default=list(TARGETS), metavar="TARGET")
+    add("--merge", action="store_true", help="afterwards reduce the corpus to what it reaches")
+    add("--keep", type=int, default=0, help="with --merge: commit so many small inputs as seeds")
+    add("--record", action="store_true", help="write the rows into tests/fuzz/README.md")
+    add("--from-logs", action="store_true", help="record the last runs by their logs; runs nothing")
+    add("--details", action="store_true", help="list the sides of branches that never ran")
+    add("--build-dir", type=Path, default=ROOT / "build" / "fuzz")
+    add("--corpus-dir", type=Path, help="where corpora are kept, by default BUILD_DIR/corpus")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
     folder = options.build_dir.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    fuzzer, driver = build(tools, folder)
-    write_seeds(folder / "seeds")
-    if not fuzz(fuzzer, folder, options.seconds):
-        sys.stderr.write(f"the fuzzer found a fault: see {folder / 'crashes'}\n")
-        return 1
-    report(measure(tools, fuzzer, driver, folder))
-    return 0
+    cache = (options.corpus_dir or folder / "corpus").resolve()
+    try:
+        tools = find_tools()
+    except StepError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if options.from_logs:
+        places = [Place(folder, cache, TARGETS[name]) for name in options.only]
+        write_table({p.target.name: outcome_of(p, tools, False, measured=False) for p in places})
+        return 0
+    build(folder, tools, options.only)
+    outcomes = {}
+    for name in options.only:
+        outcomes[name] = run_target(Place(folder, cache, TARGETS[name]), tools, options)
+    if options.record:
+        write_table(outcomes)
+    return 1 if any(outcome.findings for outcome in outcomes.values()) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except StepError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)

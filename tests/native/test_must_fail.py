@@ -36,7 +36,8 @@ def driver(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert compiler is not None, "a C compiler is needed"
     native = repo_root / "native"
     sources = [native / "core" / f"{name}.c" for name in CORE]
-    sources += [*sorted(native.glob("core/validate*.c")), native / "platform" / "linux.c"]
+    sources += sorted(native.glob("core/validate*.c"))
+    sources += [native / "platform" / f"{name}.c" for name in ("guard", "linux")]
     sources.append(repo_root / "tests" / "native" / "validate_driver.c")
     program = tmp_path_factory.mktemp("driver") / "validate_driver"
     flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]

@@ -11,7 +11,7 @@ int main(void) {
     while (fgets(path, sizeof path, stdin) != NULL) {
         path[strcspn(path, "\n")] = '\0';
         ingot_file file;
-        ingot_status status = ingot_file_open(path, &file);
+        ingot_status status = ingot_file_open(path, 0, &file);
         uint32_t rule = status == INGOT_OK ? 0 : ingot_last_rule();
         printf("%" PRIu32 " %d %s\n", rule, (int)status, status == INGOT_OK ? "" : ingot_last_error());
         fflush(stdout); /* the caller waits for the answer */

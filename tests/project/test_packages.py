@@ -50,6 +50,9 @@ def test_installed_wheel_has_library_binding_and_profiles() -> None:
     assert {"ingot/libingot.so", "ingot/_ingot_ffi.py"} <= names
     profiles = {name for name in names if name.startswith("ingot/target_profiles/")}
     expected = {
-        f"ingot/target_profiles/{p.name}" for p in files(".toml") if p.parts[0] == "targets"
+        f"ingot/target_profiles/{p.name}"
+        for suffix in (".toml", ".csv")
+        for p in files(suffix)
+        if p.parts[0] == "targets"
     }
     assert {name for name in profiles if "__pycache__" not in name} == expected

@@ -35,7 +35,16 @@ def test_committed_table_reaches_every_bar() -> None:
 )
 def test_a_bar_holds_in_both_columns(only: float, run: float, verdict: str) -> None:
     bar = BARS[0]
-    mine = Row(bar.ours, "ingot", 4.3, 1, only, run, 0.0)
-    peer = Row(bar.peer, "llama.cpp", 4.5, 1, 1.0, 1.0, 0.0)
+    mine = Row(bar.ours, "ingot", 4.3, 1, only, run, 0.0, 1)
+    peer = Row(bar.peer, "llama.cpp", 4.5, 1, 1.0, 1.0, 0.0, 1)
+    line = next(line for line in judge([mine, peer]) if bar.what in line)
+    assert line.startswith(verdict)
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(100, "reached"), (101, "MISSED")])
+def test_a_mix_takes_no_more_bytes_than_the_peer(size: int, verdict: str) -> None:
+    bar = next(bar for bar in BARS if bar.equal_bytes)
+    mine = Row(bar.ours, "ingot", 4.7, size, 0.1, 0.1, 0.0, 1)
+    peer = Row(bar.peer, "llama.cpp", 4.7, 100, 1.0, 1.0, 0.0, 1)
     line = next(line for line in judge([mine, peer]) if bar.what in line)
     assert line.startswith(verdict)

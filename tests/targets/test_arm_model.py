@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -53,6 +54,11 @@ def model(repo_root: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def counts(repo_root: Path) -> ModuleType:
+    return load(repo_root, "arm_counts")
+
+
+@pytest.fixture(scope="module")
 def report(repo_root: Path) -> ModuleType:
     return load(repo_root, "arm_report")
 
@@ -76,6 +82,35 @@ def test_missing_tool_is_named(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert model.main(["--formats", "q4"]) == 2
     assert "none of clang-19, clang is installed" in capsys.readouterr().err
+
+
+def test_prompts_are_modelled_by_the_first_loop_that_there_is(model: ModuleType) -> None:
+    assert model.PHASES["prefill"] == ("gemm_8", "gemm_4")
+    assert model.defines("x:\ngemm_4:\n", "gemm_4")
+    assert not model.defines("gemm_48:\n bl gemm_4\n", "gemm_4")
+
+
+def test_recorded_counts_of_the_peer_are_judged(counts: ModuleType, tmp_path: Path) -> None:
+    """Ours of an earlier record are left out, those of llama.cpp are taken."""
+    record = tmp_path / "counts.json"
+    rows = [("q4", 1, 1), ("q4_0", 40, 20), ("q4_k_m", 100, 90)]
+    named = [{"name": n, "decode": d, "prefill": p, "source": "counted"} for n, d, p in rows]
+    record.write_text(json.dumps({"instructions": named}), encoding="utf-8")
+    peers = counts.recorded_peers(record)
+    assert [line.name for line in peers] == ["q4_0", "q4_k_m"]
+    ours = [counts.Line("q4", 30, 15, "counted"), counts.Line("c4", 45, 16, "counted")]
+    bars = {bar.what: (bar.ratio, bar.kept) for bar in counts.judge([*ours, *peers])}
+    assert bars["decode q4 / Q4_0"] == (0.75, True)
+    assert bars["decode c4 / Q4_0"] == (1.125, False)
+    assert bars["prefill q4 / Q4_0"] == (0.75, False)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"instructions": [{"name": "q4_0"}]}'])
+def test_what_is_no_record_is_refused(counts: ModuleType, tmp_path: Path, text: str) -> None:
+    record = tmp_path / "counts.json"
+    record.write_text(text, encoding="utf-8")
+    with pytest.raises(counts.LabError, match=r"counts\.json"):
+        counts.recorded_peers(record)
 
 
 def test_slower_than_the_figure_is_a_failure(model: ModuleType) -> None:

@@ -10,10 +10,11 @@ import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingot.cli.arguments import Subparsers, UsageError, add_command
 from ingot.errors import InvalidArgumentError
+from ingot_compressor.heap import return_large_blocks
 
 if TYPE_CHECKING:
     from ingot_compressor.compress import CompressReport
@@ -33,8 +34,9 @@ _EPILOG = """examples:
 
 The result is measured against the checkpoint before it is written; one that fails the recipe's
 limits is refused. Texts are UTF-8 .txt, or .jsonl with "text" in each line; to calibrate, or to
-declare a vocabulary, also with "messages", which go through the model's chat template. --json
-prints one object."""
+declare a vocabulary, also with "messages", which go through the model's chat template. Under a
+budget the formats are printed weight by weight with what the next one down and up would change, and
+the curve of what could be had. --json prints one object with all of it."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -94,7 +96,8 @@ def _add_formats(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="experimental: drop this share of the body's superblocks; with calibration text those"
-        " that the others can make up for best",
+        " that the others can make up for best. Dense files of its size are made and measured too:"
+        " where they are better, nothing is written without --allow-failing",
     )
     group.add_argument(
         "--trim-vocabulary",
@@ -125,6 +128,12 @@ def _add_budgets(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="X",
         help="least tokens per second, from the memory speed of the target",
+    )
+    group.add_argument(
+        "--min-prefill",
+        type=float,
+        metavar="X",
+        help="least tokens of a prompt per second, from the products that the target's kernels do",
     )
     group.add_argument(
         "--max-kl",
@@ -166,10 +175,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     # on a busy machine threads of torch that spin while they wait slow each other down many times
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    return_large_blocks()
     # imported here: torch takes seconds, and may not be installed
     import torch
 
     from ingot_compressor.cli.bars import Bars
+    from ingot_compressor.cli.choice_tables import print_choice
     from ingot_compressor.compress import compress
     from ingot_compressor.job import check_options
 
@@ -187,6 +198,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(asdict(report), ensure_ascii=False))
     else:
         print(_summary(report))
+        if report.choice is not None:
+            print_choice(report.choice)
     return 0
 
 
@@ -204,6 +217,7 @@ def _options(args: argparse.Namespace) -> CompressOptions:
         max_bytes=args.max_bytes,
         max_ram=args.max_ram,
         min_decode=args.min_decode,
+        min_prefill=args.min_prefill,
         max_kl=args.max_kl,
         group=args.group,
         layout=args.layout,
@@ -223,6 +237,11 @@ def _options(args: argparse.Namespace) -> CompressOptions:
     )
 
 
+def _hybrid_line(row: dict[str, Any]) -> str:
+    verdict = "better than dense files" if row["chosen"] else "dense files are better"
+    return f"{row['name']}: {row['stored_bytes']} bytes of weights, {verdict} ({row['reason']})"
+
+
 def _summary(report: CompressReport) -> str:
     body, total = report.bits_per_weight_body, report.bits_per_weight_total
     lines = [
@@ -236,5 +255,8 @@ def _summary(report: CompressReport) -> str:
             f" top-1 {q['top1_agreement']:.1%}, perplexity {q['perplexity']:.3f}"
             f" (reference {q['reference_perplexity']:.3f})"
         )
+    lines += [_hybrid_line(row) for row in report.hybrid]
+    if report.predicted_decode is not None:
+        lines.append(f"predicted on {report.target}: {report.predicted_decode:.1f} tokens/s")
     lines.append(f"verdict: {report.verdict} ({report.reason})")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ingot.cli.arguments import Subparsers, add_command
 from ingot.errors import InvalidArgumentError
+from ingot_compressor.heap import return_large_blocks
 
 __all__ = ["add_parser", "run"]
 
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     # on a busy machine threads of torch that spin while they wait slow each other down many times
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    return_large_blocks()
     # imported here: torch takes seconds, and may not be installed
     from ingot_compressor.cli.bars import Bars
     from ingot_compressor.cli.eval_tables import print_evaluation

@@ -30,6 +30,8 @@ def print_evaluation(found: Evaluation) -> None:
         console.print(_table("greedy text", ("", ""), _generation_rows(found.generation)))
     if found.layers:
         console.print(_table("layers", LAYER_COLUMNS, _layer_rows(found.layers)))
+    for note in found.notes:
+        console.print(note, markup=False)
     if found.judgement is not None:
         console.print(
             f"verdict {found.judgement.verdict.value}: {found.judgement.reason}", markup=False

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ingot.cli.arguments import Subparsers, add_command
 from ingot.errors import InvalidArgumentError
+from ingot_compressor.heap import return_large_blocks
 
 __all__ = ["add_parser", "run"]
 
@@ -29,6 +30,8 @@ nats, mean over tokens; lower is better.
   file         as the native runtime has it; what it has beyond "all weights" is lost by int8
                activations and float16 keys and values, not by the weights
   worst        the tokens and windows that differ most: look there for what calibration never saw
+A file whose recipe took parts of layers out, or transformed weights, has no parts to show: only the
+file as a whole and the worst places.
 
 What to do next. One layer or role far above the rest: keep it in more bits, as --bpw, --max-bytes
 or --max-kl of `ingot compress` do by themselves. All alike: more bits for all, or a trained preset
@@ -72,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     # on a busy machine threads of torch that spin while they wait slow each other down many times
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    return_large_blocks()
     # imported here: torch takes seconds, and may not be installed
     from ingot_compressor.cli.bars import Bars
     from ingot_compressor.cli.explain_tables import print_explanation

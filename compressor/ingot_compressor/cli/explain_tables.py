@@ -26,8 +26,10 @@ def print_explanation(found: Explanation) -> None:
     """Print on standard output: the whole, its parts by layer, role and weight, the worst text."""
     console = Console()
     console.print(_summary(found))
-    ends = (found.embedding, found.head)
-    groups = {
+    if found.note is not None:
+        console.print(found.note, markup=False)
+    ends = found.ends
+    groups: dict[str, tuple[tuple[Contribution, ...], tuple[Contribution, ...]]] = {
         "by layer, each alone": (found.layers, ends),
         "by role, in all layers": (found.roles, ends),
         "weights of the worst layer": (found.weights, ()),
@@ -43,13 +45,14 @@ def print_explanation(found: Explanation) -> None:
 
 
 def _summary(found: Explanation) -> Table:
-    rows = [
-        ("file, in the native runtime", f"{found.mean_kl:.6f}"),
-        ("all weights, in full precision", f"{found.weights_kl:.6f}"),
-        ("sum over embedding, layers, head", f"{found.sum_of_layers:.6f}"),
-        ("sum over embedding, roles, head", f"{found.sum_of_roles:.6f}"),
-        ("tokens", f"{found.tokens} in {found.windows} windows"),
-    ]
+    figures = (
+        ("file, in the native runtime", found.mean_kl),
+        ("all weights, in full precision", found.weights_kl),
+        ("sum over embedding, layers, head", found.sum_of_layers),
+        ("sum over embedding, roles, head", found.sum_of_roles),
+    )
+    rows = [(name, f"{value:.6f}") for name, value in figures if value is not None]
+    rows.append(("tokens", f"{found.tokens} in {found.windows} windows"))
     return _table("mean KL from the checkpoint", ("", ""), rows)
 
 

@@ -35,19 +35,25 @@ from ingot_compressor.evaluation.layers import LayerError, compare_layers, progr
 from ingot_compressor.evaluation.likelihood import program_scorer
 from ingot_compressor.evaluation.native_scorer import file_scorer
 from ingot_compressor.evaluation.recovery import Recovery
+from ingot_compressor.evaluation.reference import reference_program, why_apart
 from ingot_compressor.evaluation.tasks import Answer, TextEncoder, answer_items, pool
 from ingot_compressor.execute import TensorStore
-from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import Program
 from ingot_compressor.json_values import finite_values
 from ingot_compressor.measure import measure_file, open_store
 from ingot_compressor.passes.blocks import split_blocks
-from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.progress import Progress
 from ingot_compressor.recipe import Gate, load_recipe
 from ingot_compressor.texts import bundled_text, read_text
 
-__all__ = ["CONFIDENCE", "EvalOptions", "Evaluation", "compare_with_checkpoint", "score_items"]
+__all__ = [
+    "CONFIDENCE",
+    "EvalOptions",
+    "Evaluation",
+    "compare_with_checkpoint",
+    "generate_items",
+    "score_items",
+]
 
 LAYER_WINDOWS = 8
 CONFIDENCE = 0.95
@@ -75,7 +81,10 @@ class EvalOptions:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured; `recoveries` by task, and under "pooled" of all items together."""
+    """What was measured; `recoveries` by task, and under "pooled" of all items together.
+
+    `notes` are sentences on what could not be measured.
+    """
 
     quality: Quality
     answers: list[Answer] = field(default_factory=list)
@@ -83,6 +92,7 @@ class Evaluation:
     generated: list[Generated] = field(default_factory=list)
     layers: list[LayerError] = field(default_factory=list)
     judgement: Judgement | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def generation(self) -> GenerationQuality | None:
@@ -104,6 +114,8 @@ class Evaluation:
             found["generated"] = [asdict(one) for one in self.generated]
         if self.layers:
             found["layers"] = [asdict(layer) for layer in self.layers]
+        if self.notes:
+            found["notes"] = list(self.notes)
         if self.judgement is not None:
             found["verdict"] = self.judgement.verdict.value
             found["reason"] = self.judgement.reason
@@ -124,14 +136,15 @@ def compare_with_checkpoint(options: EvalOptions, progress: Progress) -> Evaluat
     items = [item for task in options.tasks for item in read_task(task, options.max_items)]
     with Model(options.file) as model:
         windows, plain = _windows(options, model)
-        program = fuse(import_checkpoint(options.source, model.info.context).program)
+        program = reference_program(options.file, options.source, model.info.context)
         store = open_store(program)
         with progress.stage("Measuring", len(windows)) as done:
             scores = measure_file(options.file, program, store, windows, done)
         answers = score_items(model, program, store, items, progress)
         recoveries = pool(answers, gate.confidence if gate is not None else CONFIDENCE)
-        generated = _generate(model, items, progress)
-        layers = _layers(options, program, plain, progress)
+        generated = generate_items(model, items, progress)
+        apart = why_apart(options.file) if options.layers else None
+        layers = _layers(options, program, plain, progress) if apart is None else []
     return Evaluation(
         summarize(scores),
         answers,
@@ -139,6 +152,7 @@ def compare_with_checkpoint(options: EvalOptions, progress: Progress) -> Evaluat
         generated,
         layers,
         _judge(options, gate, scores, recoveries),
+        (apart,) if apart is not None else (),
     )
 
 
@@ -178,12 +192,15 @@ def score_items(
     return answer_items(items, encoder, reference, file_scorer(model, program.vocabulary), progress)
 
 
-def _generate(model: Model, items: Sequence[Item], progress: Progress) -> list[Generated]:
+def generate_items(
+    model: Model, items: Sequence[Item], progress: Progress, threads: int = 0
+) -> list[Generated]:
+    """Return what the file makes of the items that ask for text."""
     wanted = [item for item in items if isinstance(item, Generate)]
     if not wanted:
         return []
-    with model.session() as session, progress.stage("Generating", len(wanted)) as done:
-        return check_generation(session, wanted, done)
+    with progress.stage("Generating", len(wanted)) as done:
+        return check_generation(model, wanted, done, threads)
 
 
 def _layers(

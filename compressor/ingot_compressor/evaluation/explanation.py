@@ -16,6 +16,7 @@ from ingot.errors import InvalidArgumentError
 from ingot_compressor.calibration import pick_windows
 from ingot_compressor.evaluate import UNSCORED, token_windows
 from ingot_compressor.evaluation.layers import program_of_file
+from ingot_compressor.evaluation.reference import reference_program, why_apart
 from ingot_compressor.evaluation.worst import (
     Positions,
     WorstToken,
@@ -23,12 +24,10 @@ from ingot_compressor.evaluation.worst import (
     score_positions,
     worst_of,
 )
-from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import FloatArray, Program, Weight
 from ingot_compressor.json_values import finite_values
-from ingot_compressor.measure import open_store, packed_logits
+from ingot_compressor.measure import open_store, packed_windows
 from ingot_compressor.passes.blocks import split_blocks
-from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.swapped import SwappedRun
 from ingot_compressor.progress import Progress
 from ingot_compressor.texts import bundled_text, read_text
@@ -76,13 +75,14 @@ class Explanation:
 
     `mean_kl` is the file in the native runtime; `weights_kl` all its weights in full-precision
     arithmetic, so that the difference is what activations and keys and values lose. `weights` are
-    those of the worst layer.
+    those of the worst layer. Of a file whose weights do not fit the checkpoint one by one there are
+    no parts, and `note` says why.
     """
 
     mean_kl: float
-    weights_kl: float
-    embedding: Contribution
-    head: Contribution
+    weights_kl: float | None
+    embedding: Contribution | None
+    head: Contribution | None
     layers: tuple[Contribution, ...]
     roles: tuple[Contribution, ...]
     weights: tuple[Contribution, ...]
@@ -91,16 +91,22 @@ class Explanation:
     tokens: int
     windows: int
     window: int
+    note: str | None = None
 
     @property
-    def sum_of_layers(self) -> float:
-        """Embedding, head and every layer alone, added up."""
-        return self.embedding.mean_kl + self.head.mean_kl + _total(self.layers)
+    def ends(self) -> tuple[Contribution, ...]:
+        """Embedding and head, where parts were measured."""
+        return tuple(one for one in (self.embedding, self.head) if one is not None)
 
     @property
-    def sum_of_roles(self) -> float:
-        """Embedding, head and every role alone, added up."""
-        return self.embedding.mean_kl + self.head.mean_kl + _total(self.roles)
+    def sum_of_layers(self) -> float | None:
+        """Embedding, head and every layer alone, added up; None without parts."""
+        return _total([*self.ends, *self.layers]) if self.ends else None
+
+    @property
+    def sum_of_roles(self) -> float | None:
+        """Embedding, head and every role alone, added up; None without parts."""
+        return _total([*self.ends, *self.roles]) if self.ends else None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as one JSON object; figures that are not finite are null."""
@@ -123,36 +129,56 @@ def explain(options: ExplainOptions, progress: Progress) -> Explanation:
     """
     with Model(options.file) as model:
         windows = _windows(options, model)
-        program = fuse(import_checkpoint(options.source, model.info.context).program)
+        program = reference_program(options.file, options.source, model.info.context)
         if model.info.vocabulary != program.vocabulary:
             raise InvalidArgumentError(
                 f"{options.file.name} has {model.info.vocabulary} ids, the checkpoint"
                 f" {program.vocabulary}: not the same model"
             )
-        stored = program_of_file(program, options.file)
+        apart = why_apart(options.file)
+        # without parts the reference alone is run
+        stored = program_of_file(program, options.file) if apart is None else program
         run = _reference_run(program, stored, windows, progress)
-        attribution = _Attribution(run, stored)
-        embedding, head = attribution.ends()
-        layers = attribution.measure(attribution.by_layer(), progress, "Layers")
-        roles = attribution.measure(attribution.by_role(), progress, "Roles")
-        worst = attribution.by_weight(layers[0].name) if layers else {}
-        weights = attribution.measure(worst, progress, "Worst layer")
+        parts = _Parts() if apart is not None else _parts(_Attribution(run, stored), progress)
         found = _positions(options, model, run, windows, progress)
         tokens, places = worst_of(windows, found, model.tokenizer, options.worst)
     return Explanation(
         mean_kl=float(np.concatenate([one.kl for one in found]).mean()),
-        weights_kl=attribution.whole(),
-        embedding=embedding,
-        head=head,
-        layers=layers,
-        roles=roles,
-        weights=weights,
+        weights_kl=parts.weights_kl,
+        embedding=parts.embedding,
+        head=parts.head,
+        layers=parts.layers,
+        roles=parts.roles,
+        weights=parts.weights,
         worst_tokens=tokens,
         worst_windows=places,
         tokens=sum(len(one.kl) for one in found),
         windows=len(windows),
         window=len(windows[0]),
+        note=apart,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What an explanation says of parts of the file."""
+
+    weights_kl: float | None = None
+    embedding: Contribution | None = None
+    head: Contribution | None = None
+    layers: tuple[Contribution, ...] = ()
+    roles: tuple[Contribution, ...] = ()
+    weights: tuple[Contribution, ...] = ()
+
+
+def _parts(attribution: _Attribution, progress: Progress) -> _Parts:
+    """Measure every part alone, and all weights together."""
+    embedding, head = attribution.ends()
+    layers = attribution.measure(attribution.by_layer(), progress, "Layers")
+    roles = attribution.measure(attribution.by_role(), progress, "Roles")
+    worst = attribution.by_weight(layers[0].name) if layers else {}
+    weights = attribution.measure(worst, progress, "Worst layer")
+    return _Parts(attribution.whole(), embedding, head, layers, roles, weights)
 
 
 def _windows(options: ExplainOptions, model: Model) -> list[NDArray[np.int64]]:
@@ -194,18 +220,13 @@ def _positions(
     windows: list[NDArray[np.int64]],
     progress: Progress,
 ) -> list[Positions]:
-    """Score the file in the native runtime, one window's logits in memory at a time."""
-    length = len(windows[0])
-    rows = min(length, model.info.chunk)
-    found = []
-    with (
-        model.session(length, options.threads, logits_rows=rows, kv="f16") as session,
-        progress.stage("Measuring", len(windows)) as done,
-    ):
-        logits = packed_logits(session, model.info.vocabulary)
-        for index, window in enumerate(windows):
-            candidate = logits(window)[UNSCORED - 1 : -1]
-            found.append(score_positions(run.logits(index), candidate, window[UNSCORED:]))
+    """Score the file in the native runtime."""
+    found: list[Positions] = []
+    with progress.stage("Measuring", len(windows)) as done:
+        logits = packed_windows(model, windows, model.info.vocabulary, options.threads)
+        for index, (window, candidate) in enumerate(zip(windows, logits, strict=True)):
+            scored = candidate[UNSCORED - 1 : -1]
+            found.append(score_positions(run.logits(index), scored, window[UNSCORED:]))
             done(index + 1)
     return found
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ingot import Model
 from ingot.chat import render
 from ingot.errors import InvalidArgumentError
 from ingot.session import Session
 from ingot_compressor.evaluation.items import Generate
+from ingot_compressor.evaluation.sessions import open_sessions, session_count, spread
 
 __all__ = [
     "Generated",
@@ -113,33 +115,43 @@ def is_json(text: str) -> bool:
 
 
 def check_generation(
-    session: Session, items: Sequence[Generate], progress: Callable[[int], None]
+    model: Model, items: Sequence[Generate], progress: Callable[[int], None], threads: int = 0
 ) -> list[Generated]:
-    """Generate greedily for each item from an empty session.
+    """Generate greedily for each item from an empty session, several items at a time.
 
+    The texts do not depend on how many sessions share the threads (0: one per CPU).
     Raises: InvalidArgumentError naming the item whose prompt leaves no room, before any is run.
     """
-    prompts = [_prompt(session, item) for item in items]
-    found = []
-    for item, prompt in zip(items, prompts, strict=True):
+    prompts = [_prompt(model, item) for item in items]
+    if not prompts:
+        return []
+    longest = max(len(p) + item.max_tokens for p, item in zip(prompts, items, strict=True))
+    context = min(model.info.context, longest)
+
+    def run(session: Session, pair: tuple[Generate, list[int]]) -> Generated:
         session.reset()
-        found.append(_generate(session, item, prompt))
-        progress(len(found))
+        return _generate(session, *pair)
+
+    found = []
+    count = session_count(len(items), threads)
+    with open_sessions(model, count, threads, context, 1, "auto") as opened:
+        for one in spread(opened, run, list(zip(items, prompts, strict=True))):
+            found.append(one)
+            progress(len(found))
     return found
 
 
-def _prompt(session: Session, item: Generate) -> list[int]:
+def _prompt(model: Model, item: Generate) -> list[int]:
     """Return the token ids of an item's prompt."""
-    model = session.model
     if item.chat:
         text = render(model.chat, [{"role": "user", "content": item.prompt}])
         ids = model.tokenizer.encode(text, begin=False)
     else:
         ids = model.tokenizer.encode(item.prompt)
-    if not 0 < len(ids) < session.context:
+    if not 0 < len(ids) < model.info.context:
         raise InvalidArgumentError(
             f"{item.task}, line {item.line}: a prompt of {len(ids)} tokens, expected 1 to"
-            f" {session.context - 1} with the file's context"
+            f" {model.info.context - 1} with the file's context"
         )
     return ids
 

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
 from queue import SimpleQueue
 
 from ingot import Model
@@ -18,6 +16,7 @@ from ingot_compressor.evaluation.likelihood import (
     Scorer,
     read_likelihood,
 )
+from ingot_compressor.evaluation.sessions import open_sessions, session_count
 
 __all__ = ["file_scorer", "session_scorer"]
 
@@ -25,7 +24,6 @@ __all__ = ["file_scorer", "session_scorer"]
 SESSION_REQUESTS = 32
 # Logits that a session keeps of one pass, in positions.
 KEPT_ROWS = 64
-MOST_SESSIONS = 16
 
 
 def file_scorer(model: Model, vocabulary: int, sessions: int = 0) -> Scorer:
@@ -41,28 +39,12 @@ def file_scorer(model: Model, vocabulary: int, sessions: int = 0) -> Scorer:
         longest = max(len(request.fed) for request in requests)
         rows = min(max(len(request.continuation) for request in requests), KEPT_ROWS)
         parts = -(-len(requests) // SESSION_REQUESTS)
-        count = min(sessions or _processors(), parts, MOST_SESSIONS)
-        with ExitStack() as stack:
-            opened = [
-                stack.enter_context(
-                    model.session(
-                        context=longest,
-                        threads=1,
-                        logits_rows=min(rows, model.info.chunk),
-                        kv="f16",
-                    )
-                )
-                for _ in range(count)
-            ]
+        count = session_count(parts, sessions)
+        rows = min(rows, model.info.chunk)
+        with open_sessions(model, count, count, longest, rows, "f16") as opened:
             return session_scorer(opened, vocabulary)(requests, progress)
 
     return score
-
-
-def _processors() -> int:
-    """Return the CPUs that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def session_scorer(sessions: Sequence[Session], vocabulary: int) -> Scorer:

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from ingot.errors import IngotError
+from ingot_compressor.importers.checkpoint import is_text, read_json
 
 __all__ = ["build_tokenizer"]
 
@@ -19,6 +20,7 @@ QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MOST_IDS = 1 << 22  # the library walks over all ids up to the highest when it writes a vocabulary
 FAMILIES = {"GPT2Tokenizer": "gpt2", "Qwen2Tokenizer": "qwen2", "Qwen3Tokenizer": "qwen2"}
 
 
@@ -28,6 +30,7 @@ def build_tokenizer(path: Path, settings: Mapping[str, Any], model_type: str) ->
     Raises: IngotError if the files cannot be read or the family is unknown.
     """
     family = _family(settings, model_type)
+    _check_ids(path / "vocab.json")
     try:
         model = BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"))
     except Exception as error:  # the library raises plain Exception
@@ -47,6 +50,17 @@ def build_tokenizer(path: Path, settings: Mapping[str, Any], model_type: str) ->
     return text.encode("utf-8")
 
 
+def _check_ids(path: Path) -> None:
+    vocabulary = read_json(path)
+    ids = list(vocabulary.values()) if isinstance(vocabulary, Mapping) else [None]
+    bad = [value for value in ids if type(value) is not int or not 0 <= value < MOST_IDS]
+    if bad:
+        raise IngotError(
+            f"{path}: {str(bad[0])[:40]!r} is no id; expected an object of tokens and whole "
+            f"numbers below {MOST_IDS}"
+        )
+
+
 def _family(settings: Mapping[str, Any], model_type: str) -> str:
     named = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
     if named in FAMILIES:
@@ -63,9 +77,8 @@ def _family(settings: Mapping[str, Any], model_type: str) -> str:
 
 def _add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any], path: Path) -> None:
     """Add the tokens of the settings in the order of their ids, which must come out equal."""
-    listed = settings.get("added_tokens_decoder") or {}
-    for text_id in sorted(listed, key=int):
-        entry = listed[text_id]
+    listed = _listed_tokens(settings, path)
+    for token_id, entry in sorted(listed.items()):
         token = AddedToken(
             entry["content"],
             single_word=bool(entry.get("single_word", False)),
@@ -76,10 +89,26 @@ def _add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any], path: Path) -
         )
         add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
         add([token])
-        if tokenizer.token_to_id(entry["content"]) != int(text_id):
+        if tokenizer.token_to_id(entry["content"]) != token_id:
             raise IngotError(
                 f"{path}: added token {entry['content']!r} would get id "
-                f"{tokenizer.token_to_id(entry['content'])}, tokenizer_config.json says {text_id}"
+                f"{tokenizer.token_to_id(entry['content'])}, tokenizer_config.json says {token_id}"
             )
     if not listed and tokenizer.token_to_id("<|endoftext|>") is not None:
         tokenizer.add_special_tokens(["<|endoftext|>"])
+
+
+def _listed_tokens(settings: Mapping[str, Any], path: Path) -> dict[int, Mapping[str, Any]]:
+    """Return the added tokens of the settings by id."""
+    listed = settings.get("added_tokens_decoder") or {}
+    entries = listed.items() if isinstance(listed, Mapping) else [("", listed)]
+    found: dict[int, Mapping[str, Any]] = {}
+    for text_id, entry in entries:
+        content = entry.get("content") if isinstance(entry, Mapping) else None
+        if not text_id.isdecimal() or len(text_id) > 10 or not is_text(content) or not content:
+            raise IngotError(
+                f"{path}: added_tokens_decoder of tokenizer_config.json has {text_id!r}: "
+                f"{str(entry)[:80]!r}; expected an id and an object with content"
+            )
+        found[int(text_id)] = entry
+    return found

@@ -16,7 +16,7 @@ from ingot.errors import IngotError, StorageError
 from ingot_compressor.importers.configuration import Configuration
 from ingot_compressor.ir import FloatArray, Weight
 
-__all__ = ["Checkpoint", "read_configuration", "read_json"]
+__all__ = ["Checkpoint", "is_text", "read_configuration", "read_json"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -33,8 +33,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IngotError(f"{path}: not valid JSON ({error}); copy the file again") from error
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value of a JSON file is a string that UTF-8 can hold: no lone surrogates."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def read_configuration(path: Path) -> Configuration:
@@ -131,7 +136,7 @@ def _shards(path: Path) -> dict[Path, list[str]]:
     if not (path / INDEX).exists():
         if (path / SINGLE).exists():
             return {path / SINGLE: []}
-        raise IngotError(f"{path}: neither {SINGLE} nor {INDEX}; only safetensors are read")
+        raise IngotError(_without_safetensors(path))
     mapping = _object(path / INDEX).get("weight_map")
     if not isinstance(mapping, dict) or not mapping:
         raise IngotError(f"{path / INDEX}: no weight_map; copy the file again")
@@ -146,6 +151,29 @@ def _shards(path: Path) -> dict[Path, list[str]]:
                 f"{path}: shard {shard.name!r} is missing; {INDEX} lists {len(shards)} shards"
             )
     return shards
+
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+CONVERT = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "save_file({k: v.clone().contiguous() for f in sys.argv[2:] for k, v in "
+    "torch.load(f, map_location='cpu', weights_only=True).items()}, sys.argv[1], "
+    "{'format': 'pt'})"
+)
+
+
+def _without_safetensors(path: Path) -> str:
+    """Say why a folder is refused, and how its pickles become safetensors."""
+    message = f"{path}: neither {SINGLE} nor {INDEX}; only safetensors are read"
+    found = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    weights = [name for name in found if not name.startswith(("training_args", "optimizer"))]
+    if not weights:
+        return message
+    found_text = f"{weights[0]} is a pickle" if len(weights) == 1 else "The weights are pickles"
+    return (
+        f"{message}. {found_text}, which can run any program while it is read. Convert it where "
+        f'you trust them: cd {path} && python -c "{CONVERT}" {SINGLE} {" ".join(weights)}'
+    )
 
 
 def _headers(shard: Path) -> dict[str, tuple[int, ...]]:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ingot.errors import IngotError
 
 __all__ = ["Configuration"]
+
+LARGEST = 2**30  # a dimension of the file's tensors
 
 
 class Configuration:
@@ -20,19 +23,26 @@ class Configuration:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.values = values
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        """Return a positive whole number."""
+    def integer(self, key: str, default: int | None = None, most: int = LARGEST) -> int:
+        """Return a positive whole number of at most `most`."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise IngotError(f"config.json: {key} is {value!r}, expected a whole number above 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise IngotError(
+                f"config.json: {key} is {_shown(value)}, expected a whole number from 1 to {most}"
+            )
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """Return a positive number."""
+        """Return a positive, finite number."""
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise IngotError(f"config.json: {key} is {value!r}, expected a number above 0")
-        return float(value)
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        try:
+            number = float(value) if good else math.nan
+        except OverflowError:
+            number = math.inf
+        if not 0 < number < math.inf:
+            raise IngotError(f"config.json: {key} is {_shown(value)}, expected a number above 0")
+        return number
 
     def flag(self, key: str, default: bool) -> bool:
         """Return true or false."""
@@ -72,3 +82,10 @@ class Configuration:
         if default is None:
             raise IngotError(f"config.json: {key} is missing")
         return default
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message; whole numbers of thousands of digits cannot be printed."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
+        return "a number of more than 40 digits"
+    return repr(value)[:80]

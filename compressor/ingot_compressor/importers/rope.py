@@ -51,13 +51,18 @@ def read_rope(config: Configuration, longest: int) -> Rope:
     if kind == "default":
         return Rope(theta)
     if kind == "llama3":
+        low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
+        if low >= high:
+            raise IngotError(
+                f"config.json: low_freq_factor {low} is not below high_freq_factor {high}"
+            )
         return Rope(
             theta=theta,
             kind=kind,
             factor=scaling.number("factor"),
             original_context=scaling.integer("original_max_position_embeddings"),
-            low_frequency=scaling.number("low_freq_factor"),
-            high_frequency=scaling.number("high_freq_factor"),
+            low_frequency=low,
+            high_frequency=high,
         )
     return Rope(theta, kind, factor=scaling.number("factor"), original_context=longest)
 
@@ -74,10 +79,19 @@ def rope_table(rope: Rope, size: int, context: int) -> FloatArray:
     """Return the table of a program's rope constant.
 
     Shapes: result (context, size) float32, cosines of size / 2 angles, then their sines.
+
+    Raises: IngotError if the parameters give angles beyond float64.
     """
-    frequencies = _frequencies(rope, size, context)
-    angles = np.arange(context, dtype=np.float64)[:, None] * frequencies[None, :]
-    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    with np.errstate(all="ignore"):
+        try:
+            frequencies = _frequencies(rope, size, context)
+        except (OverflowError, ZeroDivisionError):
+            frequencies = np.full(size // 2, np.inf)
+        angles = np.arange(context, dtype=np.float64)[:, None] * frequencies[None, :]
+        table = np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    if not np.isfinite(table).all():
+        raise IngotError(f"config.json: {rope} gives no angles for a head size of {size}")
+    return table
 
 
 def _frequencies(rope: Rope, size: int, context: int) -> NDArray[np.float64]:

@@ -19,6 +19,8 @@ ACTIVATIONS = {
     "relu": ActivationKind.RELU,
 }
 
+MOST_LAYERS = 4096  # each is named before the checkpoint is looked at
+
 REFUSED = {
     "quantization_config": "compress from the checkpoint before quantization",
     "use_sliding_window": "sliding-window attention is not supported",
@@ -46,7 +48,7 @@ def read_decoder(
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     longest = config.integer("max_position_embeddings", 2048)
     decoder = Decoder(
-        layers=config.integer("num_hidden_layers"),
+        layers=config.integer("num_hidden_layers", most=MOST_LAYERS),
         hidden=hidden,
         intermediate=config.integer("intermediate_size"),
         heads=heads,
@@ -75,6 +77,8 @@ def _refuse(config: Configuration) -> None:
     for key, why in REFUSED.items():
         config.refuse(key, why=why)
     kinds = config.values.get("layer_types") or []
+    if not isinstance(kinds, list):
+        raise IngotError(f"config.json: layer_types is {kinds!r}, expected a list")
     other = [kind for kind in kinds if kind != "full_attention"]
     if other:
         raise IngotError(

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from ingot.errors import IngotError
 from ingot_compressor.importers.byte_level import build_tokenizer
-from ingot_compressor.importers.checkpoint import read_json
+from ingot_compressor.importers.checkpoint import is_text, read_json
 
 __all__ = ["TokenizerFiles", "read_tokenizer_files"]
 
@@ -46,7 +46,8 @@ def read_tokenizer_files(path: Path, model_type: str) -> TokenizerFiles:
     ids = tokenizer.get_vocab(with_added_tokens=True).values()
     if not ids:
         raise IngotError(f"{path / 'tokenizer.json'}: the vocabulary is empty")
-    return TokenizerFiles(data, max(ids) + 1, _chat(path, settings, tokenizer))
+    size = max(ids) + 1
+    return TokenizerFiles(data, size, _chat(path, settings, tokenizer, size))
 
 
 def _optional(path: Path) -> dict[str, Any]:
@@ -69,18 +70,20 @@ def _tokenizer_json(path: Path, settings: Mapping[str, Any], model_type: str) ->
     raise IngotError(f"{path}: no tokenizer; expected tokenizer.json, or vocab.json and merges.txt")
 
 
-def _chat(path: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def _chat(
+    path: Path, settings: Mapping[str, Any], tokenizer: Tokenizer, size: int
+) -> dict[str, Any]:
     named = {**_optional(path / "special_tokens_map.json"), **settings}
     special = {key: text for key in SPECIAL if (text := _text(named.get(key))) is not None}
     generation = _optional(path / "generation_config.json")
     config = _optional(path / "config.json")
-    bos = _bos_id(special, generation, config, tokenizer)
+    bos = _bos_id(special, generation, config, tokenizer, size)
     return {
         "chat_template": _template(path, settings),
         "special_tokens": special,
         "bos_token_id": bos,
         "add_bos": _adds_bos(settings, tokenizer, bos),
-        "eos_token_ids": _stop_ids(special, generation, config, tokenizer),
+        "eos_token_ids": _stop_ids(special, generation, config, tokenizer, size),
     }
 
 
@@ -88,17 +91,21 @@ def _text(value: Any) -> str | None:
     """Return a special token's text; older files hold an object."""
     if isinstance(value, Mapping):
         value = value.get("content")
-    return value if isinstance(value, str) and value else None
+    return str(value) if value and is_text(value) else None
 
 
 def _template(path: Path, settings: Mapping[str, Any]) -> str | None:
-    if (path / "chat_template.jinja").exists():
-        return (path / "chat_template.jinja").read_text(encoding="utf-8")
+    file = path / "chat_template.jinja"
+    if file.exists():
+        try:
+            return file.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise IngotError(f"{file}: not UTF-8 ({error}); copy the file again") from error
     template = settings.get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        entries = [entry for entry in template if isinstance(entry, Mapping)]
+        template = next((e.get("template") for e in entries if e.get("name") == "default"), None)
+    return str(template) if is_text(template) else None
 
 
 def _bos_id(
@@ -106,11 +113,12 @@ def _bos_id(
     generation: Mapping[str, Any],
     config: Mapping[str, Any],
     tokenizer: Tokenizer,
+    size: int,
 ) -> int | None:
     if "bos_token" in special:
         return tokenizer.token_to_id(special["bos_token"])
     value = generation.get("bos_token_id", config.get("bos_token_id"))
-    return value if isinstance(value, int) else None
+    return value if _is_id(value, size) else None
 
 
 def _adds_bos(settings: Mapping[str, Any], tokenizer: Tokenizer, bos: int | None) -> bool:
@@ -120,7 +128,10 @@ def _adds_bos(settings: Mapping[str, Any], tokenizer: Tokenizer, bos: int | None
     said = settings.get("add_bos_token")
     if isinstance(said, bool):
         return said
-    return tokenizer.encode("a").ids[:1] == [bos]
+    try:
+        return bool(tokenizer.encode("a").ids[:1] == [bos])
+    except Exception as error:  # the library raises plain Exception
+        raise IngotError(f"the tokenizer cannot encode the letter a ({error})") from error
 
 
 def _stop_ids(
@@ -128,9 +139,14 @@ def _stop_ids(
     generation: Mapping[str, Any],
     config: Mapping[str, Any],
     tokenizer: Tokenizer,
+    size: int,
 ) -> list[int]:
     value = generation.get("eos_token_id", config.get("eos_token_id"))
-    found = [value] if isinstance(value, int) else list(value or [])
+    found = list(value) if isinstance(value, list) else [value]
     if "eos_token" in special:
         found.append(tokenizer.token_to_id(special["eos_token"]))
-    return sorted({stop for stop in found if isinstance(stop, int) and stop >= 0})
+    return sorted({stop for stop in found if _is_id(stop, size)})
+
+
+def _is_id(value: Any, size: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from ingot.errors import InvalidArgumentError
 
-__all__ = ["TrimmedTokenizer", "trim_tokenizer"]
+__all__ = ["TrimmedTokenizer", "match_tokens", "trim_tokenizer"]
 
 Merge = tuple[str, str]
 
@@ -71,6 +71,32 @@ def trim_tokenizer(data: bytes, texts: Sequence[str], also: Iterable[int] = ()) 
     trimmed = TrimmedTokenizer(_rewritten(document, tokens, merges, kept), kept)
     _check(trimmed, engine, texts)
     return trimmed
+
+
+def match_tokens(data: bytes, trimmed: bytes) -> TrimmedTokenizer:
+    """Return a trimmed tokenizer with the ids that its tokens have in the one it came from.
+
+    Raises: InvalidArgumentError if it did not come from it.
+    """
+    old, new = _ids(data), _ids(trimmed)
+    missing = [token for token in new if token not in old]
+    if missing:
+        raise InvalidArgumentError(
+            f"the file has a token {missing[0]!r} that the checkpoint lacks: not the same model"
+        )
+    kept = np.array([old[token] for token in sorted(new, key=lambda one: new[one])], np.int64)
+    if sorted(new.values()) != list(range(len(new))) or (np.diff(kept) <= 0).any():
+        raise InvalidArgumentError(
+            "the file's tokens are not in the checkpoint's order: not the same model"
+        )
+    return TrimmedTokenizer(trimmed, kept)
+
+
+def _ids(data: bytes) -> dict[str, int]:
+    """Return the id of every token by its spelling."""
+    document = json.loads(data)
+    added = {str(one["content"]): int(one["id"]) for one in document.get("added_tokens") or []}
+    return {**document["model"]["vocab"], **added}
 
 
 def _read(data: bytes) -> tuple[Any, dict[str, Any]]:

@@ -10,13 +10,21 @@ import numpy as np
 
 from ingot.errors import InvalidArgumentError
 from ingot.format import TENSOR_ALIGNMENT, Dtype, Opcode, Role
-from ingot.packing import packed_bytes, payload_bytes, round_up
+from ingot.packing import payload_bytes, round_up
+from ingot.prediction import WEIGHT_TIME_SHARE, Stream, weight_seconds
 from ingot_compressor.ir import Program, Tensor
 from ingot_compressor.numerics import Encoding, group_of
 from ingot_compressor.numerics.knapsack import InfeasibleError, Row
 from ingot_compressor.passes.fuse import drop_unused
 from ingot_compressor.passes.plan import plan
-from ingot_compressor.passes.quantize import body_elements, body_names, stored_bytes, true_rows
+from ingot_compressor.passes.quantize import (
+    body_elements,
+    body_names,
+    packed_size,
+    stored_bytes,
+    stored_share,
+    true_rows,
+)
 
 __all__ = [
     "WEIGHT_TIME_SHARE",
@@ -24,12 +32,10 @@ __all__ = [
     "Options",
     "limit_rows",
     "section_bytes",
+    "streams",
     "token_seconds",
+    "weights_section_bytes",
 ]
-
-# The share of a token's time that weights take; the rest is attention, norms and waiting. From the
-# bars "decode / ceiling" of tests/benchmarks/results.md, 0.77 to 1.06.
-WEIGHT_TIME_SHARE = 0.85
 
 # What each weight may be stored as, by name.
 Options = Mapping[str, Sequence[Encoding]]
@@ -42,8 +48,9 @@ class Budgets:
 
     `bits` counts stored bits per weight of the body. `file_bytes` is the whole file, of which
     `beside_weights` are not weights. `ram_bytes` is the plan's figure at the program's context.
-    `mean_kl` is measured, in nats. Units: `decode` tokens per second, at least, from
-    `decode_rates`: bytes of weights per second by format.
+    `mean_kl` is measured, in nats. Units: `decode` and `prefill` tokens per second, at least, from
+    `decode_rates`: bytes of weights per second by format, and `prefill_rates`: products of a weight
+    and a token per second by format, all else that a prompt takes included.
     """
 
     bits: float | None = None
@@ -53,6 +60,8 @@ class Budgets:
     mean_kl: float | None = None
     beside_weights: int = 0
     decode_rates: Mapping[Dtype, float] = field(default_factory=dict)
+    prefill: float | None = None
+    prefill_rates: Mapping[Dtype, float] = field(default_factory=dict)
 
     def explain(self, error: InfeasibleError) -> InvalidArgumentError:
         """Return the error for the user: the option, what it asks for, what is possible."""
@@ -66,6 +75,11 @@ class Budgets:
             text = (
                 f"--min-decode {self.decode:g} is above {WEIGHT_TIME_SHARE / least:.2f} tokens per"
                 " second, the most that the target's memory gives this model"
+            )
+        elif error.row.name == "prefill":
+            text = (
+                f"--min-prefill {self.prefill:g} is above {1 / least:.2f} tokens"
+                " per second, the most that the target's kernels give this model"
             )
         elif error.row.name == "kl":
             text = (
@@ -84,9 +98,13 @@ class Budgets:
 
 def section_bytes(tensor: Tensor, encoding: Encoding) -> int:
     """Return the bytes of a weight in the weights section, with the gap behind it."""
-    n, k = tensor.shape
-    group = group_of(encoding.dtype, encoding.group)
-    return round_up(packed_bytes(encoding.dtype, n, k, group), TENSOR_ALIGNMENT)
+    return round_up(packed_size(tensor.shape, encoding), TENSOR_ALIGNMENT)
+
+
+def weights_section_bytes(program: Program, encodings: Mapping[str, Encoding]) -> int:
+    """Return the bytes of the weights section of an assignment, norms and tables included."""
+    weights = sum(section_bytes(one, encodings[one.name]) for one in program.weights())
+    return weights + _constant_bytes(program)
 
 
 def limit_rows(program: Program, options: Options, budgets: Budgets) -> list[Row]:
@@ -104,6 +122,9 @@ def limit_rows(program: Program, options: Options, budgets: Budgets) -> list[Row
     if budgets.decode is not None:
         seconds = _decode_seconds(program, budgets.decode_rates)
         rows.append(_row("decode", program, options, seconds, WEIGHT_TIME_SHARE / budgets.decode))
+    if budgets.prefill is not None:
+        seconds = _prefill_seconds(program, budgets.prefill_rates)
+        rows.append(_row("prefill", program, options, seconds, 1 / budgets.prefill))
     return rows
 
 
@@ -150,7 +171,36 @@ def _decode_seconds(program: Program, rates: Mapping[Dtype, float]) -> Amount:
                 f"no decode rate for format {encoding.dtype.name.lower()} on this target"
             )
         n, k, group = rows[tensor.name], tensor.shape[1], group_of(encoding.dtype, encoding.group)
-        return payload_bytes(encoding.dtype, n, k, group) / rate
+        share = stored_share(tensor.shape, encoding)
+        return share * payload_bytes(encoding.dtype, n, k, group) / rate
+
+    return amount
+
+
+def _prefill_seconds(program: Program, rates: Mapping[Dtype, float]) -> Amount:
+    """Return the time that one token of a prompt spends in a weight; the head sees the last alone.
+
+    Superblocks that are left out are not counted as saved: a prompt is bound by what kernels do
+    between the products, which nobody measured for sparse weights.
+    """
+    gates, head = true_rows(program), program.head()
+    read = {
+        name
+        for operation in program.operations
+        if operation.opcode is Opcode.LINEAR
+        for name in operation.linear().weights
+        if name != head
+    }
+
+    def amount(tensor: Tensor, encoding: Encoding) -> float:
+        rate = rates.get(encoding.dtype)
+        if tensor.name not in read:
+            return 0.0
+        if rate is None:
+            raise InvalidArgumentError(
+                f"no prefill rate for format {encoding.dtype.name.lower()} on this target"
+            )
+        return gates.get(tensor.name, tensor.shape[0]) * tensor.shape[1] / rate
 
     return amount
 
@@ -163,13 +213,20 @@ def token_seconds(
     Units: `rates` in bytes per second by format.
     Raises: InvalidArgumentError for a format without a rate.
     """
-    seconds = 0.0
+    named = {dtype.name.lower(): rate for dtype, rate in rates.items()}
+    return weight_seconds(streams(program, stored), named)
+
+
+def streams(program: Program, stored: Mapping[str, tuple[Dtype, int]]) -> tuple[Stream, ...]:
+    """Return what one token reads of each weight, from its format and stored bytes.
+
+    The head is read for the last token of a prompt only.
+    """
+    head, found = program.head(), []
     for name, rows in _rows_per_token(program).items():
-        dtype, size = stored[name]
-        if dtype not in rates:
-            raise InvalidArgumentError(f"no decode rate for format {dtype.name.lower()}")
-        seconds += rows / program.tensors[name].shape[0] * size / rates[dtype]
-    return seconds
+        (dtype, size), (n, k) = stored[name], program.tensors[name].shape
+        found.append(Stream(dtype.name.lower(), rows / n * size, rows * k, name != head))
+    return tuple(found)
 
 
 def _rows_per_token(program: Program) -> dict[str, int]:

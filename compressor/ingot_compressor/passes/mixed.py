@@ -9,7 +9,8 @@ arXiv:2410.14649).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +123,18 @@ class Choice:
     compared: tuple[Measured, ...]
     curve: tuple[CurvePoint, ...]
     swaps_kept: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it without the encodings, which are those of the tensors."""
+        return {
+            "predicted": self.predicted,
+            "divergence": self.divergence,
+            "sizes": asdict(self.sizes),
+            "tensors": [asdict(one) for one in self.tensors],
+            "compared": [asdict(one) for one in self.compared],
+            "curve": [asdict(one) for one in self.curve],
+            "swaps_kept": self.swaps_kept,
+        }
 
 
 def choose_formats(

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ingot.errors import InvalidArgumentError
-from ingot.format import Dtype, Epilogue, LinearParameters
-from ingot.packing import WEIGHT_FORMATS, Quantized, packed_bytes
+from ingot.format import TILE_ROWS, Dtype, Epilogue, LinearParameters
+from ingot.packing import WEIGHT_FORMATS, Quantized, packed_bytes, superblock_count
 from ingot.packing import stored_bytes as sparse_bytes
+from ingot.packing.sizes import geometry, list_bytes
 from ingot_compressor.calibration import Statistics
 from ingot_compressor.ir import Program, Tensor, Weight
 from ingot_compressor.numerics import Encoding, group_of, quantize_matrix
@@ -22,9 +23,11 @@ __all__ = [
     "body_elements",
     "body_names",
     "measure_sizes",
+    "packed_size",
     "quantize",
     "quantize_tensor",
     "stored_bytes",
+    "stored_share",
     "true_rows",
 ]
 
@@ -74,20 +77,41 @@ def assign(program: Program, choices: Choices) -> dict[str, Encoding]:
 
 def stored_bytes(shape: tuple[int, ...], encoding: Encoding) -> int:
     """Return the bytes of a weight as stored, its codebook included."""
-    n, k = shape
+    return packed_size(shape, encoding) + _book_bytes(encoding)
+
+
+def _book_bytes(encoding: Encoding) -> int:
     entries = WEIGHT_FORMATS[encoding.dtype].entries
-    book = entries + DELTA_BYTES if entries else 0
-    return packed_bytes(encoding.dtype, n, k, group_of(encoding.dtype, encoding.group)) + book
+    return entries + DELTA_BYTES if entries else 0
+
+
+def packed_size(shape: tuple[int, ...], encoding: Encoding) -> int:
+    """Return the bytes of a weight in the section of weights; without superblocks, at most.
+
+    How the superblocks that stay are spread decides how long the lists of a sparse weight are.
+    """
+    (n, k), group = shape, group_of(encoding.dtype, encoding.group)
+    if encoding.sparsity == 0:
+        return packed_bytes(encoding.dtype, n, k, group)
+    tiles, blocks = -(-n // TILE_ROWS), superblock_count(encoding.dtype, k, group)
+    g = geometry(encoding.dtype, group)
+    stored = tiles * blocks - int(encoding.sparsity * tiles * blocks)
+    lists = tiles * (list_bytes(blocks) + g.head)
+    return lists + stored * g.superblock(g.groups_per_superblock)
+
+
+def stored_share(shape: tuple[int, ...], encoding: Encoding) -> float:
+    """Return the share of a weight's superblocks that its encoding stores."""
+    (n, k), group = shape, group_of(encoding.dtype, encoding.group)
+    blocks = -(-n // TILE_ROWS) * superblock_count(encoding.dtype, k, group)
+    return (blocks - int(encoding.sparsity * blocks)) / blocks
 
 
 def _bytes_of(tensor: Tensor, encoding: Encoding) -> int:
     """Return what a weight takes: of a sparse one only its codes say how much."""
-    dense = stored_bytes(tensor.shape, encoding)
     if not isinstance(tensor.source, Quantized) or not tensor.source.present.size:
-        return dense
-    n, k = tensor.shape
-    packed = packed_bytes(encoding.dtype, n, k, group_of(encoding.dtype, encoding.group))
-    return dense - packed + sparse_bytes(tensor.source)
+        return stored_bytes(tensor.shape, encoding)
+    return sparse_bytes(tensor.source) + _book_bytes(encoding)
 
 
 def measure_sizes(program: Program, encodings: Mapping[str, Encoding]) -> Sizes:

@@ -16,7 +16,7 @@ from ingot_compressor.importers.trimming import TrimmedTokenizer, trim_tokenizer
 from ingot_compressor.ir import Program
 from ingot_compressor.passes.structured import select_rows
 
-__all__ = ["KeptTokens", "trim_vocabulary"]
+__all__ = ["KeptTokens", "keep_tokens", "trim_vocabulary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,19 @@ def trim_vocabulary(
     """
     if not any(texts):
         raise InvalidArgumentError("no text declares which tokens stay")
+    old = imported.program
     trimmed = trim_tokenizer(imported.tokenizer_json, texts, also)
+    result = keep_tokens(imported, trimmed)
+    rows = old.tensors[old.embedding()].shape[0]
+    gone = _table_weights(old) - _table_weights(result.program)
+    return result, KeptTokens(trimmed.kept, rows, gone)
+
+
+def keep_tokens(imported: Imported, trimmed: TrimmedTokenizer) -> Imported:
+    """Return the model of a trimmed tokenizer's tokens.
+
+    Raises: InvalidArgumentError if a token is beyond the table, or a table is quantized already.
+    """
     old = imported.program
     rows = old.tensors[old.embedding()].shape[0]
     program = _with_rows(old, trimmed.kept)
@@ -58,8 +70,7 @@ def trim_vocabulary(
     }
     program = replace(program, meta=meta)
     chat = {**imported.chat, **_new_ids(imported, trimmed)}
-    result = Imported(program, trimmed.json, chat, meta)
-    return result, KeptTokens(trimmed.kept, rows, gone)
+    return Imported(program, trimmed.json, chat, meta)
 
 
 def _with_rows(program: Program, kept: NDArray[np.int64]) -> Program:

@@ -31,6 +31,8 @@ __all__ = ["Facts", "gather_facts"]
 # Text on which layers are compared: three runs of the model over it.
 LAYER_TOKENS = 1024
 SAMPLES = 2
+# What a result has that the page shows from its source.
+OWN = ("choice", "hybrid")
 
 Windows = Sequence[NDArray[np.int64]]
 
@@ -41,7 +43,7 @@ class Facts:
 
     `certificate` is the file's, empty without one. `training` has the figures, `losses` the curve.
     `compared_on` names the text behind `layers` and `samples`, None where there was none. `choice`
-    is None where formats were named, `speed` where the target is another device.
+    is None where formats were named, `speed` where nothing is known of the target's memory.
     """
 
     result: Mapping[str, Any]
@@ -66,22 +68,9 @@ class Facts:
         for name in ("tensors", "layers", "samples", "hybrid"):
             plain[name] = [asdict(one) for one in plain[name]]
         plain["speed"] = asdict(self.speed) if self.speed is not None else None
-        plain["choice"] = _choice_json(self.choice) if self.choice is not None else None
+        plain["choice"] = self.choice.to_json() if self.choice is not None else None
         result: dict[str, Any] = finite_values(plain)
         return result
-
-
-def _choice_json(choice: Choice) -> dict[str, Any]:
-    """Return a choice without its encodings, which are those of the tensors."""
-    return {
-        "predicted": choice.predicted,
-        "divergence": choice.divergence,
-        "sizes": asdict(choice.sizes),
-        "tensors": [asdict(one) for one in choice.tensors],
-        "compared": [asdict(one) for one in choice.compared],
-        "curve": [asdict(one) for one in choice.curve],
-        "swaps_kept": choice.swaps_kept,
-    }
 
 
 def gather_facts(
@@ -107,7 +96,7 @@ def gather_facts(
         speed = measure_speed(job.program, path, job.target, options.threads)
         done(1)
     return Facts(
-        result={**result, "file": path.name},
+        result={k: v for k, v in result.items() if k not in OWN} | {"file": path.name},
         certificate=certificate,
         source={"target": job.target.name, "licence": meta.get("licence")} | meta.get("source", {}),
         recipe=asdict(job.recipe),

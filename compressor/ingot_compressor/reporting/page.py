@@ -27,6 +27,7 @@ STYLE = (
 SHOWN = ("bytes", "recipe", "target", "formats", "bits_per_weight_body", "bits_per_weight_total")
 ONE_FORMAT = "One format was asked for: no mix was chosen, there is no curve to show."
 OTHER_DEVICE = "The target is another device: its speed was not measured here."
+UNKNOWN_DEVICE = "The target's profile has no speed of memory: nothing is predicted for it."
 NO_TEXT = "There was no text of enough tokens to compare on."
 
 
@@ -175,14 +176,19 @@ def _step(step: tuple[str, int, float] | None) -> str:
 
 
 def _speed(facts: Facts) -> list[str]:
-    parts, speed = ["<h2>Decoding speed here</h2>"], facts.speed
+    parts, speed = ["<h2>Decoding speed</h2>"], facts.speed
     if speed is None:
-        return [*parts, f"<p>{OTHER_DEVICE}</p>"]
-    rows = [
+        return [*parts, f"<p>{UNKNOWN_DEVICE}</p>"]
+    rows: list[tuple[str, Any]] = [
         ("predicted from the speed of the weights", f"{speed.predicted:.1f} tok/s"),
+        ("weights read for a token", f"{speed.weight_bytes_per_token / 1e6:.2f} MB"),
+    ]
+    if speed.measured is None:
+        rows.insert(0, ("target", facts.result["target"]))
+        return [*parts, _table(("", ""), rows), f"<p>{OTHER_DEVICE}</p>"]
+    rows += [
         ("measured", f"{speed.measured:.1f} tok/s, {speed.tokens} tokens after one"),
         ("measured / predicted", f"{speed.measured / speed.predicted:.2f}"),
-        ("weights read for a token", f"{speed.weight_bytes_per_token / 1e6:.2f} MB"),
         ("threads", speed.threads),
     ]
     note = (

@@ -74,7 +74,7 @@ static int32_t round_row(const float *x, uint32_t d_padded, float inverse, float
     const v16 factor = v16_set(inverse), high = v16_set(limit), low = v16_set(-limit);
     int32_t sum = 0;
     for (uint32_t i = 0; i < d_padded; i += 16) {
-        sum += v16_store_int8(codes + i, v16_max(v16_min(v16_mul(v16_load(x + i), factor), high), low));
+        sum += v16_store_int8(codes + i, v16_clamp(v16_mul(v16_load(x + i), factor), low, high));
     }
     return sum;
 }

@@ -35,7 +35,7 @@ typedef struct gemm_sums {
 
 /* Sixteen dot products fill half of the registers. The tables of codebooks and their shifts need the other half: there the
  * sums wait in memory for the end of a block (4 % faster); without a codebook they are better off in registers (10 %). */
-LINEAR_INLINE void gemm_keep_in_memory(gemm_sums **sums) { __asm__("" : "+r"(*sums) : : "memory"); }
+LINEAR_INLINE void gemm_keep_in_memory(gemm_sums **totals) { __asm__("" : "+r"(*totals) : : "memory"); }
 
 LINEAR_INLINE void gemm_prepare(const uint8_t *panel, uint32_t blocks, int32_t delta, linear_format format,
                                 gemm_start *start) {
@@ -79,7 +79,7 @@ LINEAR_INLINE __m512i gemm_accumulate(__m512i sum, __m512i dot, __m512 scale, __
 }
 
 LINEAR_INLINE void gemm_block(linear_block block, size_t tile_bytes, const uint8_t *panel, const gemm_start *start,
-                              int tiles, linear_format format, tables t, gemm_sums *sums) {
+                              int tiles, linear_format format, tables t, gemm_sums *totals) {
     block_scale scale[2];
     gemm_dots dots;
     UNROLL for (int i = 0; i < tiles; i++) { scale[i] = load_scale(block.scales + (size_t)i * tile_bytes, format); }
@@ -94,13 +94,13 @@ LINEAR_INLINE void gemm_block(linear_block block, size_t tile_bytes, const uint8
         gemm_add_quad(panel + (2 * step) * 4 * GEMM_TOKENS, low, tiles, &dots);
         gemm_add_quad(panel + (2 * step + 1) * 4 * GEMM_TOKENS, high, tiles, &dots);
     }
-    if (linear_has_codebook(format)) gemm_keep_in_memory(&sums);
+    if (linear_has_codebook(format)) gemm_keep_in_memory(&totals);
     UNROLL for (int j = 0; j < GEMM_TOKENS; j++) {
         float a_scale;
         memcpy(&a_scale, panel + GEMM_QUADS + 4 * j, sizeof a_scale);
         const __m512 factor = _mm512_set1_ps(a_scale);
         UNROLL for (int i = 0; i < tiles; i++) {
-            sums->of[i][j] = gemm_accumulate(sums->of[i][j], dots.of[i][j], scale[i].scale, factor, format);
+            totals->of[i][j] = gemm_accumulate(totals->of[i][j], dots.of[i][j], scale[i].scale, factor, format);
         }
     }
 }

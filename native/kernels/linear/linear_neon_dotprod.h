@@ -16,6 +16,7 @@
 #ifndef NEON_EXPAND
 #define NEON_EXPAND expand_quads
 #define NEON_GEMM_OF gemm_by_quads
+#include "kernels/linear/linear_neon_panel.h"
 #endif
 
 /* The activations of one token from a block on. */
@@ -71,26 +72,27 @@ NEON_INLINE void dot_block_k8(const uint8_t *codes, const int8_t *a, neon_format
 }
 
 /* What the dot products of a block start from. */
-NEON_INLINE void start_dots(const ingot_linear_args *args, const uint8_t *scales, int32_t a_sum, neon_format f,
+NEON_INLINE void start_dots(int32_t delta, const uint8_t *scales, int32_t a_sum, neon_format f,
                             const neon_tables *tables, int32x4_t dot[4]) {
     if (has_codebook(f)) {
         load_shifts(scales, tables, dot);
-        const int32x4_t shifted = vdupq_n_s32(args->delta * a_sum);
+        const int32x4_t shifted = vdupq_n_s32(delta * a_sum);
         UNROLL for (int i = 0; i < 4; i++) { dot[i] = vandq_s32(dot[i], shifted); }
     } else if (f == Q4Z) {
         load_zeros(scales + 32, dot);
         UNROLL for (int i = 0; i < 4; i++) { dot[i] = vmlsq_n_s32(vdupq_n_s32(first_sum(f)), dot[i], a_sum); }
     } else {
-        UNROLL for (int i = 0; i < 4; i++) { dot[i] = vdupq_n_s32(first_sum(f) - (f == Q4 ? 8 * a_sum : 0)); }
+        const int32_t first = first_sum(f) - (f == Q4 ? 8 * a_sum : 0);
+        /* Four times from a general register: copies would take the ports of the dot products. */
+        UNROLL for (int i = 0; i < 4; i++) { __asm__ volatile("dup %0.4s, %w1" : "=w"(dot[i]) : "r"(first)); }
     }
 }
 
 /* One block of 16 rows times one token. */
-NEON_INLINE void add_block_rows(const ingot_linear_args *args, const uint8_t *scales, const uint8_t *codes,
-                                token_pointers at, neon_format f, bool k8, const neon_tables *tables,
-                                float32x4_t acc[4]) {
+NEON_INLINE void add_block_rows(int32_t delta, const uint8_t *scales, const uint8_t *codes, token_pointers at,
+                                neon_format f, bool k8, const neon_tables *tables, float32x4_t acc[4]) {
     int32x4_t dot[4];
-    start_dots(args, scales, *at.a_sum, f, tables, dot);
+    start_dots(delta, scales, *at.a_sum, f, tables, dot);
     if (k8) {
         dot_block_k8(codes, at.a, f, tables, dot);
     } else {
@@ -113,14 +115,17 @@ NEON_INLINE void add_dense(const ingot_linear_args *args, neon_walk *walk, token
                            const neon_tables *tables, float32x4_t acc[4]) {
     const uint32_t whole = f == Q8 || f == Q4 ? 2 : 4, step = f == Q8 || f == Q4 ? 32 : f == Q4Z ? 48 : 16;
     const uint8_t *scales = walk->at;
+    int32_t delta = args->delta;
+    __asm__("" : "+r"(delta)); /* else it is loaded for each block */
     for (uint32_t left = args->k / BLOCK / whole; left > 0; left--, walk->next++) {
         const uint8_t *codes = scales + scale_bytes(whole, 0, f);
         NO_UNROLL for (uint32_t b = whole; b > 0; b -= 2) {
-            add_block_rows(args, scales, codes, at, f, k8, tables, acc);
+            add_block_rows(delta, scales, codes, at, f, k8, tables, acc);
             BLOCK_ENDS(scales, acc);
-            add_block_rows(args, scales + step, codes + block_bytes(f), advance(at, 1), f, k8, tables, acc);
+            add_block_rows(delta, scales + step, codes + block_bytes(f), advance(at, 1), f, k8, tables, acc);
             BLOCK_ENDS(scales, acc);
             at = advance(at, 2);
+            __asm__("" : "+r"(at.a), "+r"(at.a_scale), "+r"(at.a_sum));
             scales += 2 * step;
             codes += (size_t)2 * block_bytes(f);
         }
@@ -142,12 +147,23 @@ NEON_INLINE void panel_blocks(const ingot_linear_args *args, uint32_t tile, uint
     while (walk_on(&walk, args, f, &s)) {
         const token_pointers at = point_at(args, token, s.first);
         for (uint32_t b = 0; b < s.blocks; b++) {
-            add_block_rows(args, block_scales(args, &s, b, f), s.codes + (size_t)b * block_bytes(f), advance(at, b), f,
-                           k8, &tables, acc);
+            add_block_rows(args->delta, block_scales(args, &s, b, f), s.codes + (size_t)b * block_bytes(f),
+                           advance(at, b), f, k8, &tables, acc);
         }
     }
     float *out = out_rows(args, tile, token);
     UNROLL for (int i = 0; i < 4; i++) { vst1q_f32(out + 4 * i, finish_rows(acc[i], walk.head, i, 0.0f, f)); }
+}
+
+/* Keeps instructions on their side: the compiler would put them where an in-order core waits. */
+#define HERE(v) __asm__ volatile("" : "+w"((v)[0]), "+w"((v)[1]), "+w"((v)[2]), "+w"((v)[3]))
+
+/* The codes of quad q where they are in their bytes, but those of the last quad shifted down. */
+NEON_INLINE void mask_codes(const uint8x16_t chunk[4], int q, uint8x16_t v[4]) {
+    UNROLL for (int i = 0; i < 4; i++) {
+        v[i] = q == 3 ? vshrq_n_u8(chunk[i], 6) : vandq_u8(chunk[i], vdupq_n_u8((uint8_t)(3 << 2 * q)));
+    }
+    HERE(v);
 }
 
 /* 16 rows times one token of t2: codes stay where they are in their bytes, times 1, 4, 16, and their zeros go off by the
@@ -164,28 +180,23 @@ NEON_INLINE void panel_t2(const ingot_linear_args *args, uint32_t tile, uint32_t
         int32x4_t fours[4], sixteens[4];
         UNROLL for (int i = 0; i < 4; i++) { fours[i] = sixteens[i] = vdupq_n_s32(0); }
         int32_t zeros = 0;
-        for (uint32_t b = 0; b < s.blocks; b++, codes += block_bytes(T2), a += BLOCK) {
+        for (uint32_t b = 0; b < s.blocks; b++) {
             zeros += a_sum[b];
+        }
+        for (uint32_t b = s.blocks; b > 0; b--, codes += block_bytes(T2), a += BLOCK) {
             UNROLL for (int part = 0; part < 2; part++) {
                 const int8x16_t quads = vld1q_s8(a + 16 * part);
                 uint8x16_t chunk[4];
                 UNROLL for (int i = 0; i < 4; i++) { chunk[i] = vld1q_u8(codes + CHUNK * part + 16 * i); }
-                uint8x16_t v[4];
-                UNROLL for (int i = 0; i < 4; i++) { v[i] = vandq_u8(chunk[i], vdupq_n_u8(3)); }
-                UNROLL for (int i = 0; i < 4; i++) {
-                    total[i] = dot_quad(total[i], vreinterpretq_s8_u8(v[i]), quads, 0);
-                }
-                UNROLL for (int i = 0; i < 4; i++) { v[i] = vandq_u8(chunk[i], vdupq_n_u8(12)); }
-                UNROLL for (int i = 0; i < 4; i++) {
-                    fours[i] = dot_quad(fours[i], vreinterpretq_s8_u8(v[i]), quads, 1);
-                }
-                UNROLL for (int i = 0; i < 4; i++) { v[i] = vandq_u8(chunk[i], vdupq_n_u8(48)); }
-                UNROLL for (int i = 0; i < 4; i++) {
-                    sixteens[i] = dot_quad(sixteens[i], vreinterpretq_s8_u8(v[i]), quads, 2);
-                }
-                UNROLL for (int i = 0; i < 4; i++) { v[i] = vshrq_n_u8(chunk[i], 6); }
-                UNROLL for (int i = 0; i < 4; i++) {
-                    total[i] = dot_quad(total[i], vreinterpretq_s8_u8(v[i]), quads, 3);
+                uint8x16_t v[4][4];
+                mask_codes(chunk, 0, v[0]);
+                UNROLL for (int q = 0; q < 4; q++) {
+                    if (q < 3) mask_codes(chunk, q + 1, v[q + 1]);
+                    int32x4_t *sums = q == 1 ? fours : q == 2 ? sixteens : total;
+                    UNROLL for (int i = 0; i < 4; i++) {
+                        sums[i] = dot_quad(sums[i], vreinterpretq_s8_u8(v[q][i]), quads, q);
+                    }
+                    HERE(sums);
                 }
             }
         }
@@ -219,22 +230,20 @@ NEON_INLINE void gemm_by_quads(const ingot_linear_args *args, const neon_slab *s
         at[j] = point_at(args, token + (uint32_t)j, slab->first);
     }
     for (uint32_t b = 0; b < slab->blocks; b++) {
-        const int8_t *weights = slab->weights[b] + 256 * half;
-        const float *scale = slab->scale[b] + 8 * half;
-        const int32_t *bias = slab->bias[b] + 8 * half;
+        const neon_cell *cells[2] = {&slab->cells[2 * half][b], &slab->cells[2 * half + 1][b]};
         int32x4_t dot[2][4];
         UNROLL for (int j = 0; j < tokens; j++) {
             UNROLL for (int i = 0; i < 2; i++) {
                 dot[i][j] = f == T2 ? vreinterpretq_s32_f32(acc[i][j]) : vdupq_n_s32(first_sum(f));
-                if (has_bias(f)) dot[i][j] = vmulq_n_s32(vld1q_s32(bias + 4 * i), *at[j].a_sum);
+                if (has_bias(f)) dot[i][j] = vmulq_n_s32(vld1q_s32(cells[i]->bias), *at[j].a_sum);
             }
         }
         UNROLL for (int part = 0; part < 2; part++) {
             int8x16_t quads[4];
             UNROLL for (int j = 0; j < tokens; j++) { quads[j] = vld1q_s8(at[j].a + 16 * part); }
             UNROLL for (int q = 0; q < 4; q++) {
-                const int8x16_t first = vld1q_s8(weights + 32 * (4 * part + q));
-                const int8x16_t second = vld1q_s8(weights + 32 * (4 * part + q) + 16);
+                const int8x16_t first = vld1q_s8(cells[0]->weights + 16 * (4 * part + q));
+                const int8x16_t second = vld1q_s8(cells[1]->weights + 16 * (4 * part + q));
                 UNROLL for (int j = 0; j < tokens; j++) { dot[0][j] = dot_quad(dot[0][j], first, quads[j], q); }
                 UNROLL for (int j = 0; j < tokens; j++) { dot[1][j] = dot_quad(dot[1][j], second, quads[j], q); }
             }
@@ -246,7 +255,7 @@ NEON_INLINE void gemm_by_quads(const ingot_linear_args *args, const neon_slab *s
                 } else {
                     const float32x4_t sum =
                         first_sum(f) == 0 || has_bias(f) ? vcvtq_f32_s32(dot[i][j]) : to_float(dot[i][j]);
-                    acc[i][j] = add_block(acc[i][j], sum, vld1q_f32(scale + 4 * i), *at[j].a_scale, f);
+                    acc[i][j] = add_block(acc[i][j], sum, vld1q_f32(cells[i]->scale), *at[j].a_scale, f);
                 }
             }
             at[j] = (token_pointers){at[j].a + BLOCK, at[j].a_scale + 1, at[j].a_sum + 1};

@@ -10,20 +10,23 @@
 
 #define NEON_EXPAND expand_pairs
 #define NEON_GEMM_OF gemm_by_pairs
+/* No panels: 4 rows by eight tokens need twice the zips that 8 rows by four tokens do. */
+#define NEON_BY_PANEL NULL
+#define NEON_MANY(format)
 #include "kernels/linear/linear_neon_dotprod.h"
 
-/* Halves of 8 rows, of these 4 steps of 8 k, of these 4 pairs of rows: layout T16_K8 has them so, T16 after a zip. */
-NEON_INLINE void expand_pairs(const uint8_t *codes, int8_t *weights, neon_format f, const neon_tables *tables,
+/* Of each quarter 4 steps of 8 k, of these two pairs of rows: layout T16_K8 has them so, T16 after a zip. */
+NEON_INLINE void expand_pairs(const uint8_t *codes, neon_cell *const to[4], neon_format f, const neon_tables *tables,
                               bool k8) {
-    UNROLL for (int i = 0; i < 4; i++) {
-        neon_planes planes;
-        UNROLL for (int step = 0; step < 4; step++) {
-            int8x16_t low, high;
-            load_quads(codes, step, i, f, tables, &planes, false, &low, &high);
-            const int32x4_t first = vreinterpretq_s32_s8(low), second = vreinterpretq_s32_s8(high);
-            int8_t *to = weights + 256 * (i / 2) + 64 * step + 32 * (i % 2);
-            vst1q_s8(to, k8 ? low : vreinterpretq_s8_s32(vzip1q_s32(first, second)));
-            vst1q_s8(to + 16, k8 ? high : vreinterpretq_s8_s32(vzip2q_s32(first, second)));
+    neon_planes planes[4];
+    UNROLL for (int step = 0; step < 4; step++) {
+        int8x16_t low[4], high[4];
+        load_quads(codes, step, f, tables, planes, false, low, high);
+        UNROLL for (int i = 0; i < 4; i++) {
+            const int32x4_t first = vreinterpretq_s32_s8(low[i]), second = vreinterpretq_s32_s8(high[i]);
+            int8_t *at = to[i]->weights + 32 * step;
+            vst1q_s8(at, k8 ? low[i] : vreinterpretq_s8_s32(vzip1q_s32(first, second)));
+            vst1q_s8(at + 16, k8 ? high[i] : vreinterpretq_s8_s32(vzip2q_s32(first, second)));
         }
     }
 }
@@ -49,22 +52,22 @@ NEON_INLINE void load_both(const int8_t *first, const int8_t *second, int8x16_t 
     }
 }
 
-/* Values of 8 rows, each twice: four registers of two rows. */
-NEON_INLINE void load_twice(const float *rows, float32x4_t pairs[4]) {
-    UNROLL for (int i = 0; i < 2; i++) {
-        const float32x4_t quarter = vld1q_f32(rows + 4 * i);
-        pairs[2 * i] = vzip1q_f32(quarter, quarter);
-        pairs[2 * i + 1] = vzip2q_f32(quarter, quarter);
-    }
+/* Values of 4 rows, each twice: two registers of two rows. */
+NEON_INLINE void load_twice(const float *rows, float32x4_t pairs[2]) {
+    const float32x4_t quarter = vld1q_f32(rows);
+    pairs[0] = vzip1q_f32(quarter, quarter);
+    pairs[1] = vzip2q_f32(quarter, quarter);
 }
 
 /* One block of 8 rows times 2 * `couples` tokens. */
 NEON_INLINE void add_pairs(const neon_slab *slab, uint32_t b, int half, const token_pointers *at, int couples,
                            neon_format f, float32x4_t acc[4][2]) {
-    const int8_t *weights = slab->weights[b] + 256 * half;
+    const neon_cell *cells[2] = {&slab->cells[2 * half][b], &slab->cells[2 * half + 1][b]};
     int32x4_t dot[4][2];
     float32x4_t bias[4], scale[4];
-    if (has_bias(f)) load_twice((const float *)(const void *)(slab->bias[b] + 8 * half), bias);
+    UNROLL for (int i = 0; has_bias(f) && i < 2; i++) {
+        load_twice((const float *)(const void *)cells[i]->bias, bias + 2 * i);
+    }
     UNROLL for (int c = 0; c < couples; c++) {
         const token_pointers *first = &at[2 * c], *second = &at[2 * c + 1];
         const int32x4_t sums = both_sums(first->a_sum, second->a_sum);
@@ -76,11 +79,11 @@ NEON_INLINE void add_pairs(const neon_slab *slab, uint32_t b, int half, const to
         }
         UNROLL for (int step = 0; step < 4; step++) {
             UNROLL for (int p = 0; p < 4; p++) {
-                dot[p][c] = vmmlaq_s32(dot[p][c], vld1q_s8(weights + 64 * step + 16 * p), x[step]);
+                dot[p][c] = vmmlaq_s32(dot[p][c], vld1q_s8(cells[p / 2]->weights + 32 * step + 16 * (p % 2)), x[step]);
             }
         }
     }
-    if (f != T2) load_twice(slab->scale[b] + 8 * half, scale);
+    UNROLL for (int i = 0; f != T2 && i < 2; i++) { load_twice(cells[i]->scale, scale + 2 * i); }
     UNROLL for (int c = 0; c < couples; c++) {
         const float32x4_t a_scale = both_scales(at[2 * c].a_scale, at[2 * c + 1].a_scale);
         UNROLL for (int p = 0; p < 4; p++) {

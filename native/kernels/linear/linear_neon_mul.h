@@ -11,6 +11,8 @@
 
 #define NEON_EXPAND expand_quads
 #define NEON_GEMM_OF gemm_by_products
+#define NEON_BY_PANEL NULL
+#define NEON_MANY(format)
 
 /* Sums of a quarter: rows 0 and 1, rows 2 and 3. Of small codes 8 x int16 each, else 4 x int32. */
 typedef struct partial {
@@ -179,7 +181,7 @@ NEON_INLINE void gemm_by_products(const ingot_linear_args *args, const neon_slab
         UNROLL for (int i = 0; i < 2; i++) { acc[i][j] = load_sums(args, slab, tile, token + (uint32_t)j, half, i); }
     }
     for (uint32_t b = 0; b < slab->blocks; b++) {
-        const int8_t *weights = slab->weights[b] + 256 * half;
+        const neon_cell *cells[2] = {&slab->cells[2 * half][b], &slab->cells[2 * half + 1][b]};
         const int8_t *a = args->a + token * args->a_stride + (size_t)BLOCK * (slab->first + b);
         const size_t s = token * args->s_stride + slab->first + b;
         partial sums[4][2]; /* tokens x quarters */
@@ -187,24 +189,23 @@ NEON_INLINE void gemm_by_products(const ingot_linear_args *args, const neon_slab
             UNROLL for (int i = 0; i < 2; i++) { sums[j][i] = (partial){vdupq_n_s32(0), vdupq_n_s32(0)}; }
         }
         UNROLL for (int step = 0; step < 4; step++) {
-            const int8_t *at = weights + 64 * step;
-            const int8x16_t low[2] = {vld1q_s8(at), vld1q_s8(at + 16)};
-            const int8x16_t high[2] = {vld1q_s8(at + 32), vld1q_s8(at + 48)};
+            const int8_t *at[2] = {cells[0]->weights + 32 * step, cells[1]->weights + 32 * step};
+            const int8x16_t low[2] = {vld1q_s8(at[0]), vld1q_s8(at[1])};
+            const int8x16_t high[2] = {vld1q_s8(at[0] + 16), vld1q_s8(at[1] + 16)};
             UNROLL for (int j = 0; j < tokens; j++) {
                 add_step(sums[j], low, high, 2, a + (size_t)j * args->a_stride + 8 * step, f);
             }
         }
         UNROLL for (int j = 0; j < tokens; j++) {
             UNROLL for (int i = 0; i < 2; i++) {
-                const int row = 8 * half + 4 * i;
                 int32x4_t dot = fold(sums[j][i], f);
                 if (f == T2) {
                     acc[i][j] = vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(acc[i][j]), dot));
                     continue;
                 }
                 const size_t at = s + (size_t)j * args->s_stride;
-                if (has_bias(f)) dot = vmlaq_n_s32(dot, vld1q_s32(slab->bias[b] + row), args->a_sum[at]);
-                const float32x4_t scale = vld1q_f32(slab->scale[b] + row);
+                if (has_bias(f)) dot = vmlaq_n_s32(dot, vld1q_s32(cells[i]->bias), args->a_sum[at]);
+                const float32x4_t scale = vld1q_f32(cells[i]->scale);
                 acc[i][j] = add_block(acc[i][j], vcvtq_f32_s32(dot), scale, args->a_scale[at], f);
             }
         }

@@ -6,7 +6,7 @@
 #include "kernels/vector/vector.h"
 
 /* Changes what stems from a NaN or an infinity only. */
-static v16 limit(v16 x) { return v16_max(v16_min(x, v16_set(127.0f)), v16_set(-127.0f)); }
+static v16 limit(v16 x) { return v16_clamp(x, v16_set(-127.0f), v16_set(127.0f)); }
 
 static void quantize_group(const float *x, int8_t *a, float *a_scale, int32_t *a_sum) {
     v16 low = v16_load(x), high = v16_load(x + 16);

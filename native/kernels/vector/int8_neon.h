@@ -3,8 +3,6 @@
 #ifndef INGOT_INT8_NEON_H
 #define INGOT_INT8_NEON_H
 
-#include <string.h>
-
 #include "kernels/vector/vector_neon.h"
 
 #define DOT_COLUMNS 1
@@ -18,13 +16,9 @@ static inline dot16 dot_start(int32_t sum_of_query) {
     int32x4_t zero = vdupq_n_s32(0);
     return (dot16){{zero, zero, zero, zero}};
 }
-static inline dot_key key_load(const int8_t *p) {
-    return (dot_key){{vld1q_s8(p), vld1q_s8(p + 16), vld1q_s8(p + 32), vld1q_s8(p + 48)}};
-}
+static inline dot_key key_load(const int8_t *p) { return vld1q_s8_x4(p); }
 static inline dot_query query_load(const int8_t *p) {
-    int32_t four;
-    memcpy(&four, p, sizeof four);
-    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+    return vreinterpretq_s8_s32(vld1q_dup_s32((const int32_t *)(const void *)p));
 }
 /* Four positions; two products of 127 * 127 fit an int16. */
 static inline int32x4_t dot_four(int32x4_t sum, int8x16_t key, int8x16_t query) {

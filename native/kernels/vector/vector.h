@@ -9,11 +9,16 @@
 #ifndef INGOT_VECTOR_H
 #define INGOT_VECTOR_H
 
+#ifndef V16_CLAMP
+/* x within [low, high]; `high` for a quiet NaN. The limits are numbers other than 0. */
+static inline v16 v16_clamp(v16 x, v16 low, v16 high) { return v16_max(v16_min(x, high), low); }
+#endif
+
 /* e^x for x in about [-86, 88], clamped there; e^0 is exactly 1. Range reduction by ln 2 in two parts, then the Taylor
  * terms of e^r, |r| <= 0.347, to r^7 / 7!: relative error below 2e-7. */
 static inline v16 v16_exp(v16 x) {
     const v16 magic = v16_set(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-    x = v16_max(v16_min(x, v16_set(88.0f)), v16_set(-86.0f));
+    x = v16_clamp(x, v16_set(-86.0f), v16_set(88.0f));
     v16 shifted = v16_fma(x, v16_set(1.44269504f), magic);
     v16 n = v16_sub(shifted, magic);
     v16 r = v16_fma(n, v16_set(-0.693359375f), x);

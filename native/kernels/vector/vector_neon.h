@@ -52,6 +52,15 @@ static inline float32x4_t smaller4(float32x4_t x, float32x4_t y) { return vbslq_
 static inline v16 v16_max(v16 x, v16 y) { return V16_MAP2(larger4, x, y); }
 static inline v16 v16_min(v16 x, v16 y) { return V16_MAP2(smaller4, x, y); }
 static inline v16 v16_absolute(v16 x) { return V16_MAP1(vabsq_f32, x); }
+/* A quiet NaN becomes `high`, as in v16_max(v16_min(x, high), low). */
+#define V16_CLAMP
+static inline float32x4_t clamp4(float32x4_t x, float32x4_t low, float32x4_t high) {
+    return vmaxnmq_f32(vminnmq_f32(x, high), low);
+}
+static inline v16 v16_clamp(v16 x, v16 low, v16 high) {
+    return (v16){{clamp4(x.val[0], low.val[0], high.val[0]), clamp4(x.val[1], low.val[1], high.val[1]),
+                  clamp4(x.val[2], low.val[2], high.val[2]), clamp4(x.val[3], low.val[3], high.val[3])}};
+}
 static inline v16 v16_fma(v16 x, v16 y, v16 z) {
     for (int i = 0; i < 4; i++) {
         z.val[i] = vfmaq_f32(z.val[i], x.val[i], y.val[i]);
@@ -69,16 +78,14 @@ static inline v16 v16_scale_by_power(v16 x, v16 shifted) {
     return x;
 }
 static inline int32_t v16_store_int8(int8_t *p, v16 x) {
-    int32x4_t sum = vdupq_n_s32(0);
-    int16x4_t half[4];
+    int16x8_t rounded[4];
     for (int i = 0; i < 4; i++) {
-        int32x4_t rounded = vcvtnq_s32_f32(x.val[i]);
-        sum = vaddq_s32(sum, rounded);
-        half[i] = vmovn_s32(rounded);
+        rounded[i] = vreinterpretq_s16_s32(vcvtnq_s32_f32(x.val[i]));
     }
-    vst1_s8(p, vmovn_s16(vcombine_s16(half[0], half[1])));
-    vst1_s8(p + 8, vmovn_s16(vcombine_s16(half[2], half[3])));
-    return vaddvq_s32(sum);
+    const int16x8_t low = vuzp1q_s16(rounded[0], rounded[1]), high = vuzp1q_s16(rounded[2], rounded[3]);
+    const int8x16_t codes = vuzp1q_s8(vreinterpretq_s8_s16(low), vreinterpretq_s8_s16(high));
+    vst1q_s8(p, codes);
+    return vaddlvq_s8(codes);
 }
 static inline float v16_tree_sum(v16 x) {
     float32x4_t low = vaddq_f32(x.val[0], x.val[2]), high = vaddq_f32(x.val[1], x.val[3]);

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ingot.errors import InvalidArgumentError, NotBuiltError
 from ingot.generation import Options
@@ -12,6 +13,9 @@ from ingot.model import Model
 from ingot.sampling import Sampling
 from ingot.session import Session
 from ingot.session_config import KV_FORMATS
+
+if TYPE_CHECKING:
+    from ingot.governor import Governor
 
 __all__ = [
     "DRAFTED",
@@ -23,8 +27,10 @@ __all__ = [
     "add_generation",
     "add_session",
     "add_speculation",
+    "add_strict",
     "add_threads",
     "generation_options",
+    "open_model",
     "open_session",
     "require_backend",
 ]
@@ -66,6 +72,39 @@ def add_session(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=int, default=0, metavar="N", help="positions; default: the file's plan"
     )
+    parser.add_argument(
+        "--memory-limit",
+        default="auto",
+        metavar="LIMIT",
+        help="bytes (512M), cgroup, a target's name, or none; default: the control group's, if any",
+    )
+    parser.add_argument(
+        "--max-celsius", type=float, metavar="C", help="above it fewer threads, and no guessing"
+    )
+    parser.add_argument("--max-watts", type=float, metavar="W", help="the same for the power")
+    add_strict(parser)
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Add how much the file is trusted."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a file that group or others may write; report one that is cut short in use",
+    )
+
+
+def open_model(args: argparse.Namespace) -> Model:
+    """Open the file that the options of add_session and add_speculation describe."""
+    return Model(args.file, draft=args.draft, strict=args.strict, guard=args.strict)
+
+
+def _governor(args: argparse.Namespace) -> Governor | None:
+    if args.max_celsius is None and args.max_watts is None:
+        return None
+    from ingot.governor import Governor
+
+    return Governor(args.max_celsius, args.max_watts)
 
 
 def open_session(model: Model, args: argparse.Namespace) -> Session:
@@ -76,6 +115,8 @@ def open_session(model: Model, args: argparse.Namespace) -> Session:
         prefill_threads=args.prefill_threads,
         speculate=args.speculate or (DRAFTED if args.draft else 0),
         kv=args.kv,
+        memory_limit=args.memory_limit,
+        governor=_governor(args),
     )
 
 

@@ -19,11 +19,11 @@ from ingot.cli.arguments import (
     add_session,
     add_speculation,
     generation_options,
+    open_model,
     open_session,
 )
 from ingot.errors import ContextFullError
 from ingot.generation import Options
-from ingot.model import Model
 from ingot.session import Session
 
 __all__ = ["add_parser", "run"]
@@ -49,7 +49,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
-    with Model(args.file, draft=args.draft) as model, open_session(model, args) as session:
+    with open_model(args) as model, open_session(model, args) as session:
         chat = Chat(session, args.system)
         _ = model.tokenizer  # loaded while the user types, not after
         for line in _lines():
@@ -103,3 +103,5 @@ def _answer(chat: Chat, session: Session, line: str, options: Options) -> None:
         signal.signal(signal.SIGINT, before)
     if sys.stdin.isatty():
         print(f"[{session.stats}]", file=sys.stderr)
+        if session.config.governor is not None:
+            print(f"[{session.config.governor.describe()}]", file=sys.stderr)

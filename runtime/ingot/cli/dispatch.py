@@ -29,6 +29,7 @@ class Command:
 
 
 COMMANDS = {
+    "plan": Command("ingot_compressor.cli.plan", "predict size, memory and speed on a device"),
     "compress": Command("ingot_compressor.cli.compress", "make an ingot from a checkpoint"),
     "eval": Command("ingot_compressor.cli.eval", "measure an ingot against its checkpoint"),
     "explain": Command("ingot_compressor.cli.explain", "find where an ingot's error comes from"),
@@ -38,6 +39,10 @@ COMMANDS = {
     "verify": Command("ingot.cli.verify", "check a file and this machine's arithmetic on it"),
     "bench": Command("ingot.cli.bench", "measure speed against the memory's own"),
     "tune": Command("ingot.cli.tune", "choose threads and kernels by measurement"),
+    "store": Command("ingot.cli.store", "keep models and their versions on a device"),
+    "deploy": Command("ingot.cli.deploy", "bring a file onto a device over ssh"),
+    "bundle": Command("ingot.cli.bundle", "make a folder that installs a model without network"),
+    "doctor": Command("ingot.cli.doctor", "show what this device has and lacks"),
     "targets": Command("ingot.cli.targets", "list and show device profiles"),
 }
 

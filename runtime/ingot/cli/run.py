@@ -15,9 +15,9 @@ from ingot.cli.arguments import (
     add_session,
     add_speculation,
     generation_options,
+    open_model,
     open_session,
 )
-from ingot.model import Model
 from ingot.stream import Stream
 
 __all__ = ["add_parser", "run"]
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     options = generation_options(args)
     prompt = sys.stdin.read().rstrip("\n") if args.prompt is None else args.prompt
-    with Model(args.file, draft=args.draft) as model, open_session(model, args) as session:
+    with open_model(args) as model, open_session(model, args) as session:
         stream = session.begin(prompt, options)
         if args.json:
             print(json.dumps(stream.result().to_json(), ensure_ascii=False))
@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         _print_pieces(stream)
         if not args.quiet:
             print(f"[{stream.finish_reason}; {stream.stats}]", file=sys.stderr)
+            if session.config.governor is not None:
+                print(f"[{session.config.governor.describe()}]", file=sys.stderr)
     return 0
 
 

@@ -18,7 +18,15 @@ _EPILOG = """examples:
   ingot targets rpi5
   ingot targets ./my-board.toml --json
 
-A profile is a TOML file; give its path wherever a target is asked for."""
+A profile says where each of its figures comes from: see "sources" of --json.
+It is a TOML file; give its path wherever a target is asked for."""
+
+_USES = {
+    "default": "taken by itself",
+    "ask": "only with --backend",
+    "never": "never taken",
+    "other": "other runtimes only, for comparison",
+}
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -60,8 +68,14 @@ def _show(target: Target) -> None:
         clock = f" at {core.mhz} MHz" if core.mhz else ""
         print(f"  {core.count} x {core.name}{clock}: {', '.join(core.isa)}")
     print(f"  memory {_gigabytes(target)}, usable {memory.usable_bytes / 1e9:.1f} GB{bandwidth}")
-    print(f"  backends {', '.join(target.backends)}; {target.triple}")
+    print(f"  {target.triple}, pages of {target.page_bytes} bytes")
     print(
         f"  defaults: {defaults.body_format} body, {defaults.head_format} head, {defaults.layout}, "
-        f"context {defaults.context}, chunk {defaults.chunk}"
+        f"context {defaults.context}, chunk {defaults.chunk};"
+        f" recommended {', '.join(defaults.recommended)}"
     )
+    for backend in target.backends:
+        print(f"  backend {backend.name}: {_USES[backend.use]}")
+        for trap in backend.traps:
+            print(f"    {trap}")
+    print(f"  heat: {target.thermals.advice}")

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ingot._native import BACKENDS
 from ingot._numpy_start import np
-from ingot.cli.arguments import Subparsers, add_backend, add_command, add_file, require_backend
+from ingot.cli.arguments import (
+    Subparsers,
+    add_backend,
+    add_command,
+    add_file,
+    add_strict,
+    require_backend,
+)
 from ingot.container import Container
 from ingot.format import Rows, Section
 from ingot.model import Model
@@ -53,6 +60,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--allow-split", action="store_true", help="some ops may run on another backend than asked"
     )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="1 to 64")
+    add_strict(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,7 +83,7 @@ def _checks(args: argparse.Namespace) -> Iterator[Check]:
     with Container(args.file) as container:
         container.verify()
         yield "digests and structure", [], f"{len(container.sections)} sections"
-        with Model(args.file) as model:
+        with Model(args.file, strict=args.strict, guard=True, canary=False) as model:
             yield "native reader", [], f"{model.info.instruction_count} instructions"
             with model.session(threads=args.threads, kv="f16") as session:
                 yield _conformance(container, session)

@@ -23,7 +23,7 @@ void panel_1(const ingot_linear_args *args, const uint8_t *scales, float32x4_t a
     const uint8_t *codes = scales + CHUNK;
     for (uint32_t left = args->k / BLOCK; left > 0; left--) {
         int32x4_t dot[4];
-        start_dots(args, scales, *at.a_sum, C3, &tables, dot);
+        start_dots(args->delta, scales, *at.a_sum, C3, &tables, dot);
         uint8x16_t bits[4];
         UNROLL for (int i = 0; i < 4; i++) { bits[i] = vld1q_u8(codes + 2 * CHUNK + 16 * i); }
         UNROLL for (int part = 0; part < 2; part++) {
