@@ -106,7 +106,7 @@ class Distil:
     most_weights: int
     low_rank: int = 0
     then_steps: int = 0
-    then_rate: float = 0.002
+    then_rate: float = 0.005
     held_out: str = "first"
 
     @property
