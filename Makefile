@@ -8,10 +8,12 @@ demo: .venv/installed
 	$(VENV) examples/demo.py
 test: .venv/installed
 	$(VENV) tests/run.py $(TESTS)
+wheels: .venv/installed
+	$(VENV) -m targets.wheels
 check: .venv/installed
 	$(VENV) tests/check.py $(CHECKS)
 .venv/installed: $(SOURCES)
 	$(PYTHON) targets/install.py
 clean:
 	rm -rf .venv build dist
-.PHONY: demo test check clean
+.PHONY: demo test wheels check clean

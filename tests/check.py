@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "compressor"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runtime"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import native, package, sanitizers, source, suite, updates
+from tests.checks import cross, native, package, sanitizers, source, suite, updates
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -32,6 +32,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "headers": native.headers,
     "android": native.android_syntax,
     "wheel": package.wheel,
+    "no-compiler": cross.no_compiler,
     "examples": package.examples,
     "slow": suite.slow_tests,
     "kills": updates.kills,
@@ -43,8 +44,14 @@ STEPS: dict[str, Callable[[], None]] = {
     "address-python": sanitizers.address_python,
     "threads-python": sanitizers.threads_python,
     "address-arm": sanitizers.emulated,
+    "runtimes": cross.runtimes,
+    "wheels": cross.wheels,
+    "boards": cross.boards,
     "fuzz": native.fuzz,
+    "all-runtimes": cross.all_runtimes,
 }
+# Long, and covered in part by another step: run by name only.
+ON_REQUEST = ("all-runtimes",)
 
 
 def run_step(name: str) -> tuple[bool, float]:
@@ -65,7 +72,12 @@ def run_step(name: str) -> tuple[bool, float]:
 def main(argv: list[str] | None = None) -> int:
     """Run the steps asked for; exits with 1 if one failed."""
     parser = argparse.ArgumentParser(description="The checks beside the test suite")
-    parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(STEPS),
+        default=[name for name in STEPS if name not in ON_REQUEST],
+    )
     parser.add_argument("--list", action="store_true", help="print the steps' names")
     arguments = parser.parse_args(argv)
     if arguments.list:

@@ -53,8 +53,9 @@ COMPARED_TOKENS = 2048
 class CompressReport:
     """What came of it; the keys of `ingot compress --json`. Units: bytes, seconds.
 
-    `choice` is what every weight got and why, under a budget; `predicted_decode` then the tokens
-    per second on the target. `hybrid` sets a sparse file beside dense ones.
+    `choice` is what every weight got and why, under a budget; `predicted_decode` and
+    `predicted_prefill` then the tokens per second on the target. `hybrid` sets a sparse file beside
+    dense ones.
     """
 
     file: str
@@ -71,6 +72,7 @@ class CompressReport:
     warnings: list[str] = field(default_factory=list)
     choice: dict[str, Any] | None = None
     predicted_decode: float | None = None
+    predicted_prefill: float | None = None
     hybrid: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -90,6 +92,7 @@ def compress(options: CompressOptions, progress: Progress | None = None) -> Comp
         finished = _finish(job, path, draft, blobs, items)
     finally:
         path.unlink(missing_ok=True)
+    predicted = _predicted(job, draft)
     result = CompressReport(
         file=str(options.out),
         bytes=options.out.stat().st_size,
@@ -104,7 +107,8 @@ def compress(options: CompressOptions, progress: Progress | None = None) -> Comp
         seconds=time.monotonic() - started,
         warnings=job.warnings,
         choice=finite_values(draft.choice.to_json()) if draft.choice is not None else None,
-        predicted_decode=_predicted_decode(job, draft),
+        predicted_decode=predicted["predicted_decode"],
+        predicted_prefill=predicted["predicted_prefill"],
         hybrid=[asdict(row) for row in finished.hybrid],
     )
     if options.report is not None:
@@ -125,16 +129,18 @@ class _Finished:
     hybrid: tuple[HybridRow, ...]
 
 
-def _predicted_decode(job: Job, draft: Draft) -> float | None:
-    """Return the tokens per second that a mix gives on its target, None if they are not known."""
-    if draft.choice is None:
-        return None
-    # torch is here already, but not what only speeds need
-    from ingot_compressor.reporting.speed import can_predict, predict_speed
+def _predicted(job: Job, draft: Draft) -> dict[str, float | None]:
+    """Return the tokens per second that a mix gives on its target, None where nothing is known."""
+    found = None
+    if draft.choice is not None:
+        # torch is here already, but not what only speeds need
+        from ingot_compressor.reporting.speed import predict_speed
 
-    if not can_predict(job.target):
-        return None
-    return predict_speed(job.program, job.options.out, job.target, job.options.threads)
+        found = predict_speed(job.program, job.options.out, job.target, job.options.threads)
+    return {
+        "predicted_decode": None if found is None else found.decode,
+        "predicted_prefill": None if found is None else found.prompt,
+    }
 
 
 def _finish(

@@ -52,7 +52,9 @@ def compare_sparse(job: Job, draft: Draft, scores: Scores) -> tuple[HybridRow, .
         dense.append(MeasuredPoint(one.name, made.sizes.weight_bytes, _mean(found)))
     body = draft.formats["body"]
     name = f"{body} without {job.choices.body.sparsity:.0%} of its superblocks"
-    return compare_with_dense(dense, [MeasuredPoint(name, draft.sizes.weight_bytes, _mean(scores))])
+    sizes = draft.sizes
+    sparse = MeasuredPoint(name, sizes.weight_bytes, _mean(scores), sizes.bits_per_weight_body)
+    return compare_with_dense(dense, [sparse])
 
 
 def dense_jobs(job: Job, weight_bytes: int) -> tuple[DenseJob, ...]:

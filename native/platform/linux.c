@@ -223,8 +223,9 @@ void ingot_platform_yield(void) { sched_yield(); }
 
 void ingot_platform_wait(_Atomic uint32_t *word, uint32_t expected) {
     /* A bounded sleep: a lost wake costs 50 ms, never a hang. */
-    struct timespec limit = {0, 50 * 1000 * 1000};
-    syscall(SYS_futex, (void *)word, FUTEX_WAIT_PRIVATE, expected, &limit, NULL, 0);
+    /* In longs, as this call takes it: a 32-bit C library may have a wider timespec. */
+    const long limit[2] = {0, 50 * 1000 * 1000};
+    syscall(SYS_futex, (void *)word, FUTEX_WAIT_PRIVATE, expected, limit, NULL, 0);
 }
 
 void ingot_platform_wake_all(_Atomic uint32_t *word) {

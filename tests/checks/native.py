@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from targets.cross.android import check_syntax
+from targets.lab.process import LabError
 from tests.checks.command import ROOT, StepError, build_native, run, tool
 from tests.checks.package import model_file
 from tests.project.tree import files
@@ -30,25 +32,10 @@ def headers() -> None:
 
 def android_syntax() -> None:
     """The C sources are valid for Android's triple; there is no NDK to link with."""
-    clang = shutil.which("clang-19") or shutil.which("clang")
-    root = ROOT / "build" / "lab" / "root"
-    if clang is None:
-        raise StepError("clang-19 is not installed")
-    sysroot = Path("/usr/aarch64-linux-gnu/include")
-    if not sysroot.is_dir():
-        raise StepError(f"{sysroot} is not there (libc6-dev-arm64-cross); root {root}")
-    sources = [path for path in files(".c") if path.parts[0] == "native"]
-    kept = [path for path in sources if not _is_x86(path)]
-    for path in kept:
-        level = path.stem.rpartition("__")[2]
-        features = {"neon_dotprod": "+dotprod", "neon_i8mm": "+dotprod+i8mm"}.get(level)
-        march = [f"-march=armv8.2-a{features}"] if features else []
-        options = ["--target=aarch64-linux-android28", "-fsyntax-only", "-std=gnu11"]
-        run([clang, *options, *march, "-isystem", str(sysroot), *INCLUDES, path])
-
-
-def _is_x86(path: Path) -> bool:
-    return "__avx" in path.stem or path.stem.endswith("_avx2") or path.stem.endswith("_avx512")
+    try:
+        print(f"{check_syntax()} sources pass clang's syntax check")
+    except LabError as error:
+        raise StepError(str(error)) from error
 
 
 def address_sanitizer() -> None:

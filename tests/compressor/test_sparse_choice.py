@@ -84,6 +84,7 @@ def test_a_sparse_file_that_dense_ones_beat_is_refused(
     (row,) = report.hybrid
     assert not row["chosen"] and row["dense_kl"] < row["mean_kl"]
     assert report.quality is not None
+    assert row["net_bits"] == report.bits_per_weight_body < 0.85 * 8.5
     assert row["mean_kl"] == pytest.approx(report.quality["mean_kl"])
     assert section(report.file, Section.CERTIFICATE)["hybrid"] == [row]
     assert any("is not worth it" in warning for warning in report.warnings)

@@ -53,6 +53,6 @@ def test_installed_wheel_has_library_binding_and_profiles() -> None:
         f"ingot/target_profiles/{p.name}"
         for suffix in (".toml", ".csv")
         for p in files(suffix)
-        if p.parts[0] == "targets"
+        if p.parts[:-1] == ("targets",)
     }
     assert {name for name in profiles if "__pycache__" not in name} == expected

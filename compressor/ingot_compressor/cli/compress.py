@@ -239,7 +239,8 @@ def _options(args: argparse.Namespace) -> CompressOptions:
 
 def _hybrid_line(row: dict[str, Any]) -> str:
     verdict = "better than dense files" if row["chosen"] else "dense files are better"
-    return f"{row['name']}: {row['stored_bytes']} bytes of weights, {verdict} ({row['reason']})"
+    sizes = f"{row['stored_bytes']} bytes of weights, {row['net_bits']:.2f} net bits"
+    return f"{row['name']}: {sizes}, {verdict} ({row['reason']})"
 
 
 def _summary(report: CompressReport) -> str:
@@ -257,6 +258,8 @@ def _summary(report: CompressReport) -> str:
         )
     lines += [_hybrid_line(row) for row in report.hybrid]
     if report.predicted_decode is not None:
-        lines.append(f"predicted on {report.target}: {report.predicted_decode:.1f} tokens/s")
+        prompt = report.predicted_prefill
+        also = "" if prompt is None else f", prompts {prompt:.0f} tokens/s"
+        lines.append(f"predicted on {report.target}: {report.predicted_decode:.1f} tokens/s{also}")
     lines.append(f"verdict: {report.verdict} ({report.reason})")
     return "\n".join(lines)

@@ -17,11 +17,16 @@ LEAST_KL = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPoint:
-    """A measured file. Units: bytes as stored, index and lists included; KL in nats."""
+    """A measured file. Units: bytes as stored, index and lists included; KL in nats.
+
+    `net_bits`: stored bits of the body, lists included, for each of its weights, also those that
+    were left out; None where nobody counted.
+    """
 
     name: str
     stored_bytes: int
     mean_kl: float
+    net_bits: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class HybridRow:
     dense_kl: float | None
     chosen: bool
     reason: str
+    net_bits: float | None = None
 
 
 def dense_front(dense: Iterable[MeasuredPoint]) -> tuple[MeasuredPoint, ...]:
@@ -94,7 +100,8 @@ def _judged(front: Sequence[MeasuredPoint], point: MeasuredPoint) -> HybridRow:
         reason = f"KL {point.mean_kl:.3g} is below the {reached:.3g} of dense files of its size"
     else:
         reason = f"KL {point.mean_kl:.3g}, dense files of its size have {reached:.3g}"
-    return HybridRow(point.name, point.stored_bytes, point.mean_kl, reached, chosen, reason)
+    figures = (point.name, point.stored_bytes, point.mean_kl)
+    return HybridRow(*figures, reached, chosen, reason, point.net_bits)
 
 
 def _checked(point: MeasuredPoint) -> MeasuredPoint:

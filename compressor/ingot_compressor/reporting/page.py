@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ingot.errors import StorageError
+from ingot_compressor.passes.hybrid import HybridRow
 from ingot_compressor.reporting.curves import loss_curve, neighbour_plot, pareto_plot
 from ingot_compressor.reporting.facts import Facts
 from ingot_compressor.reporting.heat_map import bits_map, error_map
@@ -185,6 +186,8 @@ def _speed(facts: Facts) -> list[str]:
     ]
     if speed.measured is None:
         rows.insert(0, ("target", facts.result["target"]))
+        if speed.prompt is not None:
+            rows.append(("predicted for prompts", f"{speed.prompt:.1f} tok/s"))
         return [*parts, _table(("", ""), rows), f"<p>{OTHER_DEVICE}</p>"]
     rows += [
         ("measured", f"{speed.measured:.1f} tok/s, {speed.tokens} tokens after one"),
@@ -210,12 +213,16 @@ def _samples(facts: Facts) -> list[str]:
 def _hybrid(facts: Facts) -> list[str]:
     if not facts.hybrid:
         return []
-    columns = ("file", "bytes", "KL", "dense KL", "chosen", "reason")
+    columns = ("file", "bytes", "KL", "dense KL", "chosen", "net bits", "reason")
     rows = [
-        (x.name, x.stored_bytes, x.mean_kl, x.dense_kl, "yes" if x.chosen else "no", x.reason)
+        (*_hybrid_figures(x), "yes" if x.chosen else "no", x.net_bits, x.reason)
         for x in facts.hybrid
     ]
     return ["<h2>Sparse files against dense ones</h2>", _table(columns, rows)]
+
+
+def _hybrid_figures(row: HybridRow) -> tuple[Any, ...]:
+    return row.name, row.stored_bytes, row.mean_kl, row.dense_kl
 
 
 def _weights(facts: Facts) -> list[str]:

@@ -44,6 +44,8 @@ COMMANDS = {
     "bundle": Command("ingot.cli.bundle", "make a folder that installs a model without network"),
     "doctor": Command("ingot.cli.doctor", "show what this device has and lacks"),
     "targets": Command("ingot.cli.targets", "list and show device profiles"),
+    "build-runtime": Command("ingot.cli.build_runtime", "build libingot for a device"),
+    "lab": Command("ingot.cli.lab", "run scripts on an emulated board"),
 }
 
 _EPILOG = """examples:
