@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ingot.container import Container
+from ingot.errors import InvalidArgumentError
 from ingot.packing import Quantized
 from ingot.reference import conformance
 from ingot_compressor.calibration import NO_STATISTICS, Statistics, calibrate
@@ -18,9 +19,16 @@ from ingot_compressor.ir import Program, Tensor
 from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
 from ingot_compressor.numerics import Encoding
+from ingot_compressor.numerics.pruning import COMPUTED
 from ingot_compressor.passes.emit import emit
+from ingot_compressor.passes.fine_masks import FinePattern
 from ingot_compressor.passes.mixed import Choice
-from ingot_compressor.passes.prune import SuperblockChoice, prune_superblocks
+from ingot_compressor.passes.prune import (
+    PrunedWeight,
+    PruneWork,
+    SuperblockChoice,
+    prune_superblocks,
+)
 from ingot_compressor.passes.quantize import (
     Sizes,
     body_elements,
@@ -30,8 +38,10 @@ from ingot_compressor.passes.quantize import (
 )
 from ingot_compressor.provenance import licence_of, source_facts, versions
 from ingot_compressor.recipe import Prune, Transform
+from ingot_compressor.resuming import kept_choice, kept_statistics, open_work
 from ingot_compressor.spool import Spool
-from ingot_compressor.training import TrainingFacts, train
+from ingot_compressor.training import TrainingFacts, refuse_untrained_ternary, train
+from ingot_compressor.work import WorkFolder
 
 __all__ = ["Draft", "compute_vectors", "write_draft"]
 
@@ -60,21 +70,36 @@ class Draft:
     choice: Choice | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where codes wait until they are packed, and where finished parts outlast the process."""
+
+    hold: Callable[[Quantized], Quantized]
+    folder: WorkFolder | None
+
+
 def write_draft(job: Job, path: Path) -> Draft:
     """Quantize and write the file, one weight in memory at a time.
 
     Raises: InvalidArgumentError naming a tensor that cannot be stored; StorageError.
     """
+    refuse_untrained_ternary(job)
     packed = _calibration_set(job)
-    statistics = _calibrate(job, packed)
-    chosen = choose_encodings(job, statistics, path.parent)
+    work = open_work(job)
+    statistics = kept_statistics(work, lambda: _calibrate(job, packed))
+    if statistics.few:
+        job.warnings.append(f"{statistics.tokens} calibration tokens are few; give a longer text")
+    chosen = kept_choice(job, work, lambda: choose_encodings(job, statistics, path.parent))
     encodings = chosen.encodings
+    if work is not None:
+        work.bind("formats", {name: asdict(one) for name, one in encodings.items()})
     formats = _format_names(job.program, encodings)
     with Spool(path.parent) as spool:
-        quantized = _quantize(job, encodings, statistics, packed, spool)
-        quantized, training = train(job, quantized)
+        kept = Kept(spool.hold, work)
+        quantized, records = _quantize(job, encodings, statistics, packed, kept)
+        quantized, training = train(job, quantized, work)
         sizes = measure_sizes(quantized, encodings)
-        removed = _removed(job, quantized, sizes)
+        removed = _removed(job, quantized, sizes, records)
         with job.progress.stage("Packing", 1) as done:
             imported, meta = job.imported, _meta(job, formats, removed)
             emit(quantized, path, imported.tokenizer_json, imported.chat, meta)
@@ -88,31 +113,65 @@ def _quantize(
     encodings: dict[str, Encoding],
     statistics: Statistics,
     packed: CalibrationSet | None,
-    spool: Spool,
-) -> Program:
-    """Quantize every weight; with text, superblocks that go are chosen and made up for by it."""
-    program, sparse = job.program, any(one.sparsity > 0 for one in encodings.values())
+    kept: Kept,
+) -> tuple[Program, tuple[PrunedWeight, ...]]:
+    """Quantize every weight; with text, what goes of them is chosen and made up for by it."""
+    program, prune = job.program, job.recipe.prune or Prune()
+    sparse = any(one.sparsity > 0 for one in encodings.values())
+    if prune.pattern and packed is None:
+        raise InvalidArgumentError("prune.pattern judges by text: give a longer --calibration TEXT")
+    threads = job.options.threads
     with job.progress.stage("Quantizing", sum(map(_elements, program.weights()))) as done:
         seen = _running_total(_elements, done)
-        if sparse and packed is not None:
-            warning = rank_warning(packed.tokens, program)
-            job.warnings.extend([] if warning is None else [warning])
-            prune = job.recipe.prune or Prune()
-            choice = SuperblockChoice(prune.score, prune.compensate)
-            pruned, _ = prune_superblocks(
-                program, packed.windows, encodings, choice, spool.hold, seen
-            )
-            return pruned
-        threads = job.options.threads
-        return quantize(program, encodings, statistics, spool.hold, threads, seen)
+        if packed is None or not (sparse or prune.pattern):
+            return quantize(program, encodings, statistics, kept.hold, threads, seen), ()
+        warning = rank_warning(packed.tokens, program)
+        job.warnings.extend([] if warning is None else [warning])
+        choice, windows = _superblock_choice(prune), packed.windows
+        work = PruneWork(statistics, threads, hold=kept.hold, folder=kept.folder)
+        pruned, records = prune_superblocks(program, windows, encodings, choice, work, seen)
+    job.warnings.extend(
+        f"'{one.name}': what flows into it does not fit in memory as second moments;"
+        " what went of it was chosen by magnitudes, and nothing makes up for it"
+        for one in records
+        if one.blind
+    )
+    return pruned, records
 
 
-def _removed(job: Job, quantized: Program, sizes: Sizes) -> dict[str, Any]:
+def _superblock_choice(prune: Prune) -> SuperblockChoice:
+    kept, of = prune.n_of_m
+    how = (prune.score, prune.compensate, prune.sweep)
+    fine = FinePattern(prune.share, kept, of, *how) if prune.pattern else None
+    return SuperblockChoice(prune.score, prune.compensate, sweep=prune.sweep, fine=fine)
+
+
+def _pattern_facts(prune: Prune, records: Sequence[PrunedWeight]) -> dict[str, Any]:
+    """Return what a pattern of single weights took out, and the bits that no file of ours has."""
+    found = [one for one in records if one.computed is not None]
+    if not found:
+        return {}
+    of = sum(one.of for one in found)
+    bits = sum(one.of * one.computed.total for one in found if one.computed is not None)
+    return {
+        "pattern": {
+            "name": prune.pattern,
+            "removed": sum(one.dropped for one in found),
+            "of": of,
+            "bits_per_weight_body": bits / of,
+            "status": COMPUTED,
+        }
+    }
+
+
+def _removed(
+    job: Job, quantized: Program, sizes: Sizes, records: Sequence[PrunedWeight]
+) -> dict[str, Any]:
     """Return what went, for meta and certificate.
 
     `net_bits_per_weight`: stored bits, lists and padding included, over the checkpoint's weights.
     """
-    removed = dict(job.removed)
+    removed = {**job.removed, **_pattern_facts(job.recipe.prune or Prune(), records)}
     masks = [
         tensor.source.present
         for tensor in quantized.weights()
@@ -183,10 +242,7 @@ def _calibrate(job: Job, packed: CalibrationSet | None) -> Statistics:
     if packed is None:
         return NO_STATISTICS
     with job.progress.stage("Calibrating", packed.tokens) as done:
-        statistics = calibrate(job.program, packed.windows, open_store(job.program), done)
-    if statistics.few:
-        job.warnings.append(f"{statistics.tokens} calibration tokens are few; give a longer text")
-    return statistics
+        return calibrate(job.program, packed.windows, open_store(job.program), done)
 
 
 def _format_names(program: Program, encodings: dict[str, Encoding]) -> dict[str, str]:

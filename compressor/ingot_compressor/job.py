@@ -154,7 +154,7 @@ def prepare_job(options: CompressOptions, progress: Progress) -> Job:
     with progress.stage("Importing", 1) as done:
         source = _import(options, target)
         done(1)
-    imported, removed = _trimmed(options, source, evaluation, progress)
+    imported, removed = _trimmed(_declared(options, recipe), source, evaluation, progress)
     warnings += imported.meta.get("warnings", [])
     calibration = _calibration_text(options, recipe, imported, warnings)
     if calibration and evaluation and calibration.sha256 == evaluation.sha256:
@@ -209,14 +209,20 @@ def _prepared(job: Job) -> Job:
     )
 
 
+def _declared(options: CompressOptions, recipe: Recipe) -> tuple[Path, ...]:
+    """Return the texts that declare the vocabulary: the command line's and the recipe's."""
+    named = recipe.prune.vocabulary if recipe.prune is not None else ()
+    return (*options.trim_vocabulary, *map(Path, named))
+
+
 def _trimmed(
-    options: CompressOptions, imported: Imported, evaluation: Text | None, progress: Progress
+    texts: tuple[Path, ...], imported: Imported, evaluation: Text | None, progress: Progress
 ) -> tuple[Imported, dict[str, Any]]:
     """Return the model of the declared tokens, and what went with the others."""
-    if not options.trim_vocabulary:
+    if not texts:
         return imported, {}
     settings = ChatSettings.from_json(imported.chat)
-    documents = [one for path in options.trim_vocabulary for one in read_documents(path, settings)]
+    documents = [one for path in texts for one in read_documents(path, settings)]
     trimmed, kept = trim_vocabulary(imported, [one.content for one in documents])
     lost = None
     if evaluation is not None:
@@ -236,6 +242,10 @@ def check_options(options: CompressOptions) -> tuple[Recipe, Target, Choices]:
     """
     _check_values(options)
     recipe, target = load_recipe(options.preset), load_target(options.target)
+    if options.sparsity > 0 and recipe.prune is not None and recipe.prune.pattern:
+        raise InvalidArgumentError(
+            f"--sparsity takes out superblocks and recipe {recipe.name} single weights: take one"
+        )
     return recipe, target, _choices(options, recipe, target)
 
 

@@ -188,22 +188,39 @@ def _summary(removals: Sequence[Removal]) -> dict[str, Any]:
 
 
 def _transform(program: Program, transform: Transform, evidence: Evidence) -> Program:
-    """Rotate, then scale, then clip: folded norms would undo scales that came before them."""
+    """Change weights in the recipe's order.
+
+    By default rotations come first, then scales, then clips: folding norms for a rotation undoes
+    scales that came before it, and clips hold for the weights that they were found on.
+    """
+    passes: dict[str, Callable[[Program, Transform, Evidence], Program]] = {
+        "rotate": _rotated,
+        "smooth": _smoothed,
+        "activation_aware": _scaled,
+        "clip": _clipped,
+    }
+    for name in transform.order:
+        program = passes[name](program, transform, evidence)
+    return program
+
+
+def _rotated(program: Program, transform: Transform, evidence: Evidence) -> Program:
     if transform.rotate in ("residual", "both"):
         program = rotate_residual(program, transform.seed)
     if transform.rotate in ("values", "both"):
         program = rotate_values(program, transform.seed)
-    if transform.smooth > 0:
-        statistics = evidence.statistics(program, "Smoothing")
-        program = smooth(program, statistics, transform.smooth)
-    if transform.activation_aware:
-        program = _scaled(program, evidence)
-    if transform.clip:
-        program = _clipped(program, evidence)
     return program
 
 
-def _scaled(program: Program, evidence: Evidence) -> Program:
+def _smoothed(program: Program, transform: Transform, evidence: Evidence) -> Program:
+    if transform.smooth == 0:
+        return program
+    return smooth(program, evidence.statistics(program, "Smoothing"), transform.smooth)
+
+
+def _scaled(program: Program, transform: Transform, evidence: Evidence) -> Program:
+    if not transform.activation_aware:
+        return program
     seen = 0
     with evidence.progress.stage("Searching scales", len(body_names(program))) as done:
 
@@ -224,7 +241,9 @@ def _scaled(program: Program, evidence: Evidence) -> Program:
     return result
 
 
-def _clipped(program: Program, evidence: Evidence) -> Program:
+def _clipped(program: Program, transform: Transform, evidence: Evidence) -> Program:
+    if not transform.clip:
+        return program
     seen = 0
     with evidence.progress.stage("Searching clips", len(body_names(program))) as done:
 

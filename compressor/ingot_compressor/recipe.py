@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import Dtype
 from ingot.packing.sizes import WEIGHT_DTYPES
 from ingot_compressor.recipe_passes import Prune, Transform, check_prune, check_transform
+from ingot_compressor.recipe_values import check_one_of, check_ranges, only_known, read_section
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,9 +36,10 @@ __all__ = [
 
 TARGET = "target"
 OPTIONAL = ("rounding", "distil", "gate", "transform", "prune")
-PRESETS = ("draft", "balanced", "quality", "tiny")
-ROUNDINGS = ("nearest", "gptq", "trained", "gptq+trained")
+PRESETS = ("draft", "balanced", "quality", "full", "tiny")
+ROUNDINGS = ("gptq", "trained")
 TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
+HELD_OUT = ("first", "spread")
 _FORMATS = {dtype.name.lower(): dtype for dtype in WEIGHT_DTYPES}
 
 
@@ -64,7 +67,7 @@ class Method:
 class Rounding:
     """How codes are improved after the search, block by block.
 
-    `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in this order.
+    `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in any order.
     Units: sequences of `length` tokens; `iterations` of training for each block; `sweeps` of
     coordinate descent after GPTQ's own; `guided` groups of rows, for weights of 3 bits and less,
     whose tokens GPTQ weighs by the gradient of the loss (0: all tokens alike).
@@ -90,7 +93,8 @@ class Distil:
 
     `train` names parts, joined by "+"; `low_rank` above 0 adds a movement of the weights of that
     rank (LoRA), merged before they are rounded. A model of more weights than `most_weights` is left
-    out.
+    out. `then_steps` above 0 is a second phase, in which codes stay and scales alone move, at
+    `then_rate`. `held_out` says which windows choose the best state: the "first", or a "spread".
     """
 
     train: str
@@ -101,11 +105,19 @@ class Distil:
     rate: float
     most_weights: int
     low_rank: int = 0
+    then_steps: int = 0
+    then_rate: float = 0.005
+    held_out: str = "first"
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of the parts that are trained."""
         return tuple(self.train.split("+"))
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether the weights themselves are trained, so that any grid may be their own."""
+        return "weights" in self.parts or self.low_rank > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +152,8 @@ class Recipe:
     def needs_text(self) -> bool:
         """Whether a calibration text is looked for where none is given."""
         searched = self.transform is not None and self.transform.searched
-        pruned = self.prune is not None and (self.prune.structured or self.prune.superblocks > 0)
+        prune = self.prune or Prune()
+        pruned = prune.structured or prune.superblocks > 0 or bool(prune.pattern)
         return self.method.calibrate or searched or pruned
 
 
@@ -173,7 +186,12 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{name}: {error}") from error
-    return _read(name, text)
+    recipe = _read(name, text)
+    if recipe.prune is None or not recipe.prune.vocabulary:
+        return recipe
+    # texts lie where the recipe lies
+    texts = tuple(str(Path(name).parent / one) for one in recipe.prune.vocabulary)
+    return replace(recipe, prune=replace(recipe.prune, vocabulary=texts))
 
 
 def _read(label: str, text: str) -> Recipe:
@@ -181,19 +199,20 @@ def _read(label: str, text: str) -> Recipe:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidArgumentError(f"recipe {label}: not valid TOML: {error}") from error
-    _only(label, "", values, ("name", "description", "formats", "method"), OPTIONAL)
-    formats = _section(label, values, "formats", Formats)
-    method = _section(label, values, "method", Method)
+    only_known(label, "", values, ("name", "description", "formats", "method"), OPTIONAL)
     kinds = {
+        "formats": Formats,
+        "method": Method,
         "rounding": Rounding,
         "distil": Distil,
         "gate": Gate,
         "transform": Transform,
         "prune": Prune,
     }
-    rounding, distil, gate, transform, prune = (
-        _section(label, values, key, kinds[key]) if key in values else None for key in OPTIONAL
-    )
+    sections = {
+        key: read_section(label, values, key, kind) for key, kind in kinds.items() if key in values
+    }
+    formats = sections["formats"]
     for key in ("body", "head", "embedding"):
         if getattr(formats, key) != TARGET:
             format_named(getattr(formats, key))
@@ -201,24 +220,33 @@ def _read(label: str, text: str) -> Recipe:
         raise InvalidArgumentError(
             f"recipe {label}: formats.q4_group is {formats.q4_group}, expected 32, 64 or 128"
         )
-    _check_gate(label, gate)
-    _check_training(label, rounding, distil)
-    check_transform(label, transform)
-    check_prune(label, prune)
+    check_ranges(label, sections)
+    _check_gate(label, sections.get("gate"))
+    _check_training(label, sections.get("rounding"), sections.get("distil"))
+    check_transform(label, sections.get("transform"))
+    check_prune(label, sections.get("prune"))
+    _check_masked(label, sections)
     for key in ("name", "description"):
         if not isinstance(values[key], str):
             raise InvalidArgumentError(f"recipe {label}: {key} is {values[key]!r}, expected a text")
+    optional = {key: sections.get(key) for key in OPTIONAL}
     return Recipe(
         name=values["name"],
         description=values["description"],
+        method=sections["method"],
         formats=formats,
-        method=method,
-        gate=gate,
-        rounding=rounding,
-        distil=distil,
-        transform=transform,
-        prune=prune,
+        **optional,
     )
+
+
+def _check_masked(label: str, sections: Mapping[str, Any]) -> None:
+    """Refuse what would give weights back that a pattern has taken out."""
+    prune = sections.get("prune")
+    for key in ("rounding", "distil"):
+        if prune is not None and prune.pattern and key in sections:
+            raise InvalidArgumentError(
+                f"recipe {label}: '{key}' would train weights back that prune.pattern takes out"
+            )
 
 
 def _check_gate(label: str, gate: Gate | None) -> None:
@@ -228,10 +256,6 @@ def _check_gate(label: str, gate: Gate | None) -> None:
         raise InvalidArgumentError(
             f"recipe {label}: gate.confidence is {gate.confidence:g}, expected 0.5 to below 1"
         )
-    if gate.mean_kl <= 0 or gate.p99_kl <= 0 or gate.least_windows < 1:
-        raise InvalidArgumentError(
-            f"recipe {label}: limits and least_windows of the gate must be positive"
-        )
     if gate.recovery is not None and not 0 < gate.recovery <= 1:
         raise InvalidArgumentError(
             f"recipe {label}: gate.recovery is {gate.recovery:g}, expected above 0 to 1"
@@ -239,14 +263,12 @@ def _check_gate(label: str, gate: Gate | None) -> None:
 
 
 def _check_training(label: str, rounding: Rounding | None, distil: Distil | None) -> None:
-    if rounding is not None and rounding.method not in ROUNDINGS:
+    methods = rounding.methods if rounding is not None else ()
+    known = set(methods) <= set(ROUNDINGS) and len(set(methods)) == len(methods)
+    if methods != ("nearest",) and not known:
         raise InvalidArgumentError(
-            f"recipe {label}: rounding.method is '{rounding.method}',"
-            f" expected one of {', '.join(ROUNDINGS)}"
-        )
-    if rounding is not None and rounding.guided < 0:
-        raise InvalidArgumentError(
-            f"recipe {label}: rounding.guided is {rounding.guided}, expected 0 or more groups"
+            f"recipe {label}: rounding.method is '{'+'.join(methods)}', expected nearest,"
+            f" {' or '.join(ROUNDINGS)}, or both once, joined by '+' in the order wanted"
         )
     for part in distil.parts if distil is not None else ():
         if part not in TRAINED_PARTS:
@@ -254,61 +276,5 @@ def _check_training(label: str, rounding: Rounding | None, distil: Distil | None
                 f"recipe {label}: distil.train names '{part}', expected some of"
                 f" {', '.join(TRAINED_PARTS)}, joined by '+'"
             )
-    for key, section in (("rounding", rounding), ("distil", distil)):
-        for name in ("sequences", "length", "batch"):
-            if section is not None and getattr(section, name) < 1:
-                raise InvalidArgumentError(f"recipe {label}: {key}.{name} must be positive")
-
-
-def _section(label: str, values: dict[str, Any], key: str, kind: type[Any]) -> Any:
-    table = values[key]
-    if not isinstance(table, dict):
-        raise InvalidArgumentError(f"recipe {label}: '{key}' is not a table")
-    kinds: dict[str, str] = dict(kind.__annotations__)
-    optional = tuple(one.name for one in fields(kind) if one.default is not MISSING)
-    needed = tuple(name for name in kinds if name not in optional)
-    _only(label, f"{key}.", table, needed, optional)
-    taken = {
-        name: _typed(label, f"{key}.{name}", value, kinds[name].removesuffix(" | None"))
-        for name, value in table.items()
-    }
-    return kind(**taken)
-
-
-def _only(
-    label: str,
-    prefix: str,
-    table: dict[str, Any],
-    needed: tuple[str, ...],
-    optional: tuple[str, ...],
-) -> None:
-    for key in table:
-        if key not in needed + optional:
-            raise InvalidArgumentError(
-                f"recipe {label}: unknown key '{prefix}{key}';"
-                f" known are {', '.join(needed + optional)}"
-            )
-    for key in needed:
-        if key not in table:
-            raise InvalidArgumentError(f"recipe {label}: key '{prefix}{key}' is missing")
-
-
-def _typed(label: str, key: str, value: Any, kind: str) -> Any:
-    """Return the value if it has the type of the annotation; whole numbers pass as float."""
-    accepted: dict[str, tuple[type, ...]] = {
-        "str": (str,),
-        "int": (int,),
-        "bool": (bool,),
-        "float": (int, float),
-        "tuple[str, ...]": (list,),
-    }
-    wrong_bool = isinstance(value, bool) and kind != "bool"
-    if wrong_bool or not isinstance(value, accepted[kind]):
-        raise InvalidArgumentError(f"recipe {label}: '{key}' is {value!r}, expected {kind}")
-    if kind == "float":
-        number: Any = value
-        return float(number)
-    if kind == "tuple[str, ...]":
-        items: Any = value
-        return tuple(_typed(label, key, item, "str") for item in items)
-    return value
+    if distil is not None:
+        check_one_of(label, "distil.held_out", distil.held_out, HELD_OUT)

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ingot.errors import InvalidArgumentError
+from ingot_compressor.recipe_values import check_one_of
 
-__all__ = ["PRUNED_PARTS", "Prune", "Transform", "check_prune", "check_transform"]
+__all__ = ["PRUNED_PARTS", "TRANSFORMS", "Prune", "Transform", "check_prune", "check_transform"]
 
 ROTATIONS = ("none", "residual", "values", "both")
 PRUNED_PARTS = ("layers", "head_groups", "channels")
-SUPERBLOCK_SCORES = ("wanda", "hessian")
+TRANSFORMS = ("rotate", "smooth", "activation_aware", "clip")
+SCORES = ("magnitude", "wanda", "hessian")
+UNSTRUCTURED = "unstructured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,7 @@ class Transform:
 
     `smooth` is SmoothQuant's alpha, 0 for none; `activation_aware` searches AWQ's scales, `clip`
     the largest magnitudes; `rotate` turns the residual stream, the values of attentions, or both.
+    `order` is that in which they are done: each sees what those before it made.
     """
 
     smooth: float = 0.0
@@ -27,6 +33,7 @@ class Transform:
     clip: bool = False
     rotate: str = "none"
     seed: int = 0
+    order: tuple[str, ...] = TRANSFORMS
 
     @property
     def searched(self) -> bool:
@@ -36,11 +43,14 @@ class Transform:
 
 @dataclass(frozen=True, slots=True)
 class Prune:
-    """What is taken out of the model: whole parts in an order, then superblocks of the weights.
+    """What is taken out of the model: tokens, whole parts in an order, then of the weights.
 
-    `channels` and `superblocks` are shares, `head_groups` a share or from 1 on a number for each
-    attention, `layers` a number. `score` and `compensate` say how superblocks are chosen and
-    whether the weights that stay make up for them.
+    `vocabulary` names texts whose tokens stay, beside those of the command line. `channels` and
+    `superblocks` are shares, `head_groups` a share or from 1 on a number for each attention,
+    `layers` a number. `pattern` takes out single weights instead of superblocks: "unstructured" the
+    given `share`, "2:4" all but two of four; files store them as zeros. `score` and `compensate`
+    say how weights are chosen and whether those that stay make up for them; with `sweep` codes are
+    chosen in the same sweep.
     """
 
     channels: float = 0.0
@@ -50,6 +60,10 @@ class Prune:
     score: str = "hessian"
     compensate: bool = True
     order: tuple[str, ...] = PRUNED_PARTS
+    vocabulary: tuple[str, ...] = ()
+    pattern: str = ""
+    share: float = 0.0
+    sweep: bool = False
 
     def amount(self, part: str) -> float:
         """Return how much of a part goes, by its name."""
@@ -65,6 +79,12 @@ class Prune:
         """Whether whole parts go."""
         return any(self.amount(part) > 0 for part in PRUNED_PARTS)
 
+    @property
+    def n_of_m(self) -> tuple[int, int]:
+        """How many of how many neighbours stay; zeros for other patterns."""
+        kept, _, of = self.pattern.partition(":")
+        return (int(kept), int(of)) if of else (0, 0)
+
 
 def check_transform(label: str, transform: Transform | None) -> None:
     """Raises: InvalidArgumentError naming recipe and key."""
@@ -74,18 +94,22 @@ def check_transform(label: str, transform: Transform | None) -> None:
         raise InvalidArgumentError(
             f"recipe {label}: transform.smooth is {transform.smooth:g}, expected 0 to 1"
         )
-    _check_one_of(label, "transform.rotate", transform.rotate, ROTATIONS)
-    if transform.seed < 0:
-        raise InvalidArgumentError(
-            f"recipe {label}: transform.seed is {transform.seed}, expected 0 or more"
-        )
+    check_one_of(label, "transform.rotate", transform.rotate, ROTATIONS)
+    _check_order(label, "transform.order", transform.order, TRANSFORMS)
+    given = {
+        "rotate": transform.rotate != "none",
+        "smooth": transform.smooth > 0,
+        "activation_aware": transform.activation_aware,
+        "clip": transform.clip,
+    }
+    _check_none_left_out(label, "transform", given, transform.order)
 
 
 def check_prune(label: str, prune: Prune | None) -> None:
     """Raises: InvalidArgumentError naming recipe and key."""
     if prune is None:
         return
-    for key in ("channels", "superblocks"):
+    for key in ("channels", "superblocks", "share"):
         if not 0 <= getattr(prune, key) < 1:
             raise InvalidArgumentError(
                 f"recipe {label}: prune.{key} is {getattr(prune, key):g}, expected 0 to below 1"
@@ -95,24 +119,45 @@ def check_prune(label: str, prune: Prune | None) -> None:
         raise InvalidArgumentError(
             f"recipe {label}: prune.head_groups is {groups:g}, expected a share or a whole number"
         )
-    if prune.layers < 0:
-        raise InvalidArgumentError(
-            f"recipe {label}: prune.layers is {prune.layers}, expected 0 or more"
-        )
-    _check_one_of(label, "prune.score", prune.score, SUPERBLOCK_SCORES)
-    for index, part in enumerate(prune.order):
-        _check_one_of(label, "prune.order", part, PRUNED_PARTS)
-        if part in prune.order[:index]:
-            raise InvalidArgumentError(f"recipe {label}: prune.order names '{part}' twice")
-    for part in PRUNED_PARTS:
-        if prune.amount(part) > 0 and part not in prune.order:
+    check_one_of(label, "prune.score", prune.score, SCORES)
+    _check_order(label, "prune.order", prune.order, PRUNED_PARTS)
+    given = {part: prune.amount(part) > 0 for part in PRUNED_PARTS}
+    _check_none_left_out(label, "prune", given, prune.order)
+    _check_pattern(label, prune)
+
+
+def _check_order(label: str, key: str, order: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for index, part in enumerate(order):
+        check_one_of(label, key, part, known)
+        if part in order[:index]:
+            raise InvalidArgumentError(f"recipe {label}: {key} names '{part}' twice")
+
+
+def _check_none_left_out(
+    label: str, section: str, given: Mapping[str, bool], order: tuple[str, ...]
+) -> None:
+    for part, wanted in given.items():
+        if wanted and part not in order:
             raise InvalidArgumentError(
-                f"recipe {label}: prune.{part} is given, but prune.order leaves it out"
+                f"recipe {label}: {section}.{part} is given, but {section}.order leaves it out"
             )
 
 
-def _check_one_of(label: str, key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
+def _check_pattern(label: str, prune: Prune) -> None:
+    if not re.fullmatch(rf"|{UNSTRUCTURED}|[1-9]\d?:[1-9]\d?", prune.pattern):
         raise InvalidArgumentError(
-            f"recipe {label}: {key} is '{value}', expected one of {', '.join(known)}"
+            f"recipe {label}: prune.pattern is '{prune.pattern}', expected {UNSTRUCTURED}, or how"
+            " many of how many neighbours stay, as 2:4"
+        )
+    kept, of = prune.n_of_m
+    if kept > of or (kept and kept == of):
+        raise InvalidArgumentError(f"recipe {label}: prune.pattern {prune.pattern} takes out none")
+    if (prune.pattern == UNSTRUCTURED) != (prune.share > 0):
+        raise InvalidArgumentError(
+            f"recipe {label}: prune.share is {prune.share:g}; it goes with prune.pattern"
+            f' "{UNSTRUCTURED}", where it is above 0'
+        )
+    if prune.pattern and prune.superblocks > 0:
+        raise InvalidArgumentError(
+            f"recipe {label}: prune.superblocks and prune.pattern are both given: take one"
         )

@@ -20,6 +20,7 @@ from ingot_compressor.job import Job
 from ingot_compressor.measure import open_store
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
 from ingot_compressor.numerics.gptq import GptqOptions
+from ingot_compressor.numerics.ternary import is_ternary
 from ingot_compressor.passes.block_methods import (
     BlockMethod,
     SolvedCodes,
@@ -29,16 +30,15 @@ from ingot_compressor.passes.block_methods import (
 from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.distill import DistillSettings, distill
 from ingot_compressor.passes.guidance import token_weights
-from ingot_compressor.passes.quantize import body_names
+from ingot_compressor.passes.quantize import assign, body_elements, body_names
 from ingot_compressor.passes.refine import BlockReport, refine_blocks
 from ingot_compressor.passes.train_block import TrainSettings
-from ingot_compressor.provenance import source_facts
 from ingot_compressor.recipe import Distil, Rounding
-from ingot_compressor.work import WorkFolder, work_key
+from ingot_compressor.work import WorkFolder
 
-__all__ = ["TrainingFacts", "train"]
+__all__ = ["TrainingFacts", "refuse_untrained_ternary", "train"]
 
-STATE = "distil"
+STATE, THEN_STATE = "distil", "distil-scales"
 # Where rounding loses most: on the bundled model four groups gain 4 % of KL in c3 and 3 % in c2.
 GUIDED = (Dtype.C3, Dtype.C2, Dtype.T2)
 
@@ -56,19 +56,28 @@ class TrainingFacts:
     def then(self, other: TrainingFacts) -> TrainingFacts:
         """Return the facts of both, one after the other."""
         first = "" if self.method == "nearest" else f"{self.method}; "
-        return replace(other, method=first + other.method, blocks=self.blocks + other.blocks)
+        before = self.divergence_before
+        return TrainingFacts(
+            first + other.method,
+            self.blocks + other.blocks,
+            other.divergence_before if before is None else before,
+            self.divergence_after if other.divergence_after is None else other.divergence_after,
+            self.losses + other.losses,
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return the figures without the curve."""
         return {key: value for key, value in asdict(self).items() if key != "losses"}
 
 
-def train(job: Job, quantized: Program) -> tuple[Program, TrainingFacts]:
+def train(
+    job: Job, quantized: Program, work: WorkFolder | None = None
+) -> tuple[Program, TrainingFacts]:
     """Return the program with better codes, as the recipe's rounding and distil sections say.
 
     A model small enough to be trained as a whole is, from what GPTQ found; a larger one block by
     block. A recipe without these sections, or a job without calibration text, leaves the program as
-    it is.
+    it is. Finished parts are kept in `work` and read from there.
     Raises: InvalidArgumentError if the text is too short; StorageError for the work folder.
     """
     recipe, found = job.recipe, _weights(quantized)
@@ -78,8 +87,7 @@ def train(job: Job, quantized: Program) -> tuple[Program, TrainingFacts]:
     if job.calibration is None:
         job.warnings.append("no calibration text: nothing was trained; give --calibration TEXT")
         return quantized, TrainingFacts()
-    work, facts = _work_folder(job), TrainingFacts()
-    better = found
+    facts, better = TrainingFacts(), found
     for step in _steps(job, sum(found[name].codes.size for name in trainable)):
         if isinstance(step, Distil):
             better, done = _distil(job, step, better, trainable, work)
@@ -101,6 +109,34 @@ def _steps(job: Job, elements: int) -> Iterator[Distil | tuple[Rounding, str]]:
         yield distil
 
 
+def refuse_untrained_ternary(job: Job) -> None:
+    """Refuse t2 for weights that are neither ternary already nor trained to be.
+
+    Rounding to three levels leaves nothing of a model that was not made for them.
+    Raises: InvalidArgumentError naming a weight; with --allow-failing it is a warning.
+    """
+    formats = assign(job.program, job.choices)
+    body = set(body_names(job.program))
+    whole = any(isinstance(step, Distil) for step in _steps(job, body_elements(job.program)))
+    distil = job.recipe.distil
+    moved = distil is not None and distil.moves_weights and whole and job.calibration is not None
+    for tensor in job.program.weights():
+        inside = tensor.name in body
+        if formats[tensor.name].dtype is not Dtype.T2 or (
+            inside and (moved or job.options.budgeted)
+        ):
+            continue
+        if not is_ternary(weight_of(tensor)):
+            message = (
+                f"format t2 for '{tensor.name}': its weights are not ternary and not trained to be:"
+                " for linear layers take --preset tiny, for the head another format"
+            )
+            if not job.options.allow_failing:
+                raise InvalidArgumentError(f"{message}; or take it as it is with --allow-failing")
+            job.warnings.append(message)
+            return
+
+
 def _weights(program: Program) -> dict[str, Quantized]:
     found = {}
     for tensor in program.weights():
@@ -108,20 +144,6 @@ def _weights(program: Program) -> dict[str, Quantized]:
             raise InvalidArgumentError(f"tensor '{tensor.name}' is not quantized")
         found[tensor.name] = tensor.source
     return found
-
-
-def _work_folder(job: Job) -> WorkFolder | None:
-    if job.options.work is None:
-        return None
-    options = {k: v for k, v in asdict(job.options).items() if k not in ("out", "work", "report")}
-    text = job.calibration.sha256 if job.calibration else None
-    facts = {
-        "options": options,
-        "recipe": asdict(job.recipe),
-        "text": text,
-        "source": source_facts(job.options.source),
-    }
-    return WorkFolder(job.options.work, work_key(facts))
 
 
 def _text_windows(job: Job, sequences: int, length: int) -> list[Any]:
@@ -149,10 +171,18 @@ def _refine(
     with job.progress.stage(stage, total) as done:
         store = open_store(job.program)
         better, blocks = refine_blocks(job.program, found, windows, method, store, done, work)
-    for block in blocks:
-        for weight in block.fallbacks:
-            job.warnings.append(f"'{weight}': GPTQ found nothing better than the nearest codes")
+    job.warnings.extend(note for block in blocks for note in _notes(block))
     return better, TrainingFacts(f"{name}, block by block", blocks)
+
+
+def _notes(block: BlockReport) -> Iterator[str]:
+    """Yield what was left as it was, and why."""
+    for weight in block.fallbacks:
+        yield f"'{weight}': GPTQ found nothing better than the nearest codes"
+    for weight in block.unsolved:
+        yield f"'{weight}': its Hessian does not fit in memory; it keeps the nearest codes"
+    for weight in block.unguided:
+        yield f"'{weight}': Hessians of several groups do not fit in memory; all tokens count alike"
 
 
 def _guidance(
@@ -191,9 +221,44 @@ def _distil(
     trainable: list[str],
     work: WorkFolder | None,
 ) -> tuple[dict[str, Quantized], TrainingFacts]:
+    """Train the model as a whole, then its scales alone if the recipe says so."""
     windows = _text_windows(job, distil.sequences, distil.length)
+    better, facts = dict(found), TrainingFacts()
+    for phase in _phases(distil):
+        better, done = _distil_phase(job, phase, windows, better, trainable, work)
+        facts = facts.then(done)
+    return better, facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """One training of the whole model. `state`: what its state is kept under."""
+
+    state: str
+    label: str
+    part: Part
+    settings: DistillSettings
+
+
+def _phases(distil: Distil) -> Iterator[_Phase]:
+    spread = distil.held_out == "spread"
     part = Part(**dict.fromkeys(distil.parts, True), low_rank=distil.low_rank)
-    tensors = job.program.tensors
+    settings = DistillSettings(distil.steps, distil.batch, distil.rate, spread=spread)
+    yield _Phase(STATE, f"trained as a whole: {', '.join(distil.parts)}", part, settings)
+    if distil.then_steps:
+        settings = replace(settings, steps=distil.then_steps, rate=distil.then_rate, seed=1)
+        yield _Phase(THEN_STATE, "then scales alone", Part(scales=True, frozen=True), settings)
+
+
+def _distil_phase(
+    job: Job,
+    phase: _Phase,
+    windows: list[Any],
+    found: Mapping[str, Quantized],
+    trainable: list[str],
+    work: WorkFolder | None,
+) -> tuple[dict[str, Quantized], TrainingFacts]:
+    tensors, part = job.program.tensors, phase.part
     weights = {
         name: FakeQuantized(torch.from_numpy(weight_of(tensors[name])), found[name], part)
         for name in trainable
@@ -203,26 +268,20 @@ def _distil(
         for name, quantized in found.items()
         if name not in weights
     }
-    settings = DistillSettings(distil.steps, distil.batch, distil.rate)
-    save = None if work is None else (lambda state: work.save_state(STATE, state))
-    with job.progress.stage("Training the model", distil.steps) as done:
+    save = None if work is None else (lambda state: work.save_state(phase.state, state))
+    stage = "Training scales" if part.frozen else "Training the model"
+    with job.progress.stage(stage, phase.settings.steps) as done:
         result = distill(
             job.program,
             weights,
             fixed,
             windows,
             open_store(job.program),
-            settings,
+            phase.settings,
             done,
-            work.load_state(STATE) if work is not None else None,
+            work.load_state(phase.state) if work is not None else None,
             save,
             _teacher(job),
         )
-    facts = TrainingFacts(
-        f"trained as a whole: {', '.join(distil.parts)}",
-        (),
-        result.before,
-        result.after,
-        result.losses,
-    )
+    facts = TrainingFacts(phase.label, (), result.before, result.after, result.losses)
     return {**found, **{name: weight.store() for name, weight in weights.items()}}, facts

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import Dtype, Layout
@@ -60,29 +61,74 @@ class WorkFolder:
 
     def save_weights(self, name: str, weights: Mapping[str, Quantized]) -> None:
         """Keep quantized weights by tensor name. Raises: StorageError."""
-        arrays: dict[str, Any] = {}
-        for tensor, quantized in weights.items():
-            for field in fields(quantized):
-                arrays[f"{tensor}/{field.name}"] = np.asarray(getattr(quantized, field.name))
+        self.save_arrays(
+            name,
+            {
+                f"{tensor}/{field.name}": np.asarray(getattr(quantized, field.name))
+                for tensor, quantized in weights.items()
+                for field in fields(quantized)
+            },
+        )
+
+    def load_weights(self, name: str) -> dict[str, Quantized] | None:
+        """Return what was kept under a name, None if nothing was."""
+        arrays = self.load_arrays(name)
+        if arrays is None:
+            return None
+        found: dict[str, dict[str, Any]] = {}
+        for key, array in arrays.items():
+            tensor, field = key.rsplit("/", 1)
+            found.setdefault(tensor, {})[field] = array
+        return {tensor: _quantized(values) for tensor, values in found.items()}
+
+    def save_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep arrays by name. Raises: StorageError."""
         partial = self._folder / (name + PARTIAL)
         try:
             with partial.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **dict(arrays))  # type: ignore[arg-type]
             os.replace(partial, self._folder / f"{name}.npz")
         except OSError as error:
             raise StorageError(f"{partial}: {error.strerror}") from error
 
-    def load_weights(self, name: str) -> dict[str, Quantized] | None:
-        """Return what was kept under a name, None if nothing was."""
+    def load_arrays(self, name: str) -> dict[str, NDArray[Any]] | None:
+        """Return the arrays kept under a name, None if there are none."""
         path = self._folder / f"{name}.npz"
         if not path.exists():
             return None
-        found: dict[str, dict[str, Any]] = {}
         with np.load(path) as file:
-            for key in file.files:
-                tensor, field = key.rsplit("/", 1)
-                found.setdefault(tensor, {})[field] = file[key]
-        return {tensor: _quantized(values) for tensor, values in found.items()}
+            return {key: file[key] for key in file.files}
+
+    def save_facts(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Keep figures and names as JSON. Raises: StorageError."""
+        path = self._folder / f"{name}.json"
+        try:
+            text = json.dumps(facts, default=lambda number: number.item())
+            self._write(path, text.encode("utf-8"))
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from error
+
+    def load_facts(self, name: str) -> dict[str, Any] | None:
+        """Return the facts kept under a name, None if there are none."""
+        path = self._folder / f"{name}.json"
+        if not path.exists():
+            return None
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return facts
+
+    def bind(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Keep a digest of what the next parts depend on, known only after the folder was opened.
+
+        Raises: InvalidArgumentError if the parts of this folder depend on something else.
+        """
+        key = work_key(facts)
+        found = self.load_facts(name)
+        if found is None:
+            self.save_facts(name, {"key": key})
+        elif found.get("key") != key:
+            raise InvalidArgumentError(
+                f"{self._folder} holds the work of other {name}: give another --work, or delete it"
+            )
 
     def save_state(self, name: str, state: Mapping[str, Any]) -> None:
         """Keep a training state. Raises: StorageError."""

@@ -161,7 +161,9 @@ def test_minimal_pairs_tell_two_bits_from_four(
     path = shared_dir / "data" / "blimp_dev.jsonl"
     if not path.is_file():
         pytest.skip(f"no {path.name} in 'shared'")
-    worse = compress(lantern, tmp_path / "t2.ingot", "--preset", "draft", "--format", "t2")
+    worse = compress(
+        lantern, tmp_path / "t2.ingot", "--preset", "draft", "--format", "t2", "--allow-failing"
+    )
     gate = str(recipe(tmp_path, 0.95))
     verdicts = []
     for file in (lantern_ingot, worse):

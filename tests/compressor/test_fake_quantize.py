@@ -121,6 +121,71 @@ def test_a_low_rank_movement_is_merged_before_the_rounding() -> None:
     assert float((torch.from_numpy(stored) - target).square().sum()) < 0.5 * before
 
 
+@pytest.mark.parametrize("dtype", [Dtype.C4, Dtype.C3])
+def test_training_beats_the_nearest_codes_on_correlated_inputs(dtype: Dtype) -> None:
+    """The search weighs columns alone; training sees that neighbours make up for each other."""
+    w = matrix(11, 32, 64)
+    places = torch.arange(64.0)
+    hessian = 0.95 ** (places[:, None] - places).abs()
+    start = quantize_matrix(w.numpy(), Encoding(dtype), np.diagonal(hessian.numpy()))
+
+    def lost(values: torch.Tensor) -> torch.Tensor:
+        return ((values - w) @ hessian * (values - w)).sum()
+
+    weight = FakeQuantized(w, start, Part(rounding=True, scales=True))
+    parameters, steps = list(weight.parameters().values()), 100
+    descent = SignDescent(parameters, 1 / steps, steps)
+    for _ in range(steps):
+        gradients = torch.autograd.grad(lost(weight.weight()), parameters)
+        descent.step(gradients)
+        weight.keep_in_range()
+    after = float(lost(torch.from_numpy(dequantize(weight.store()))))
+    assert after < 0.9 * float(lost(torch.from_numpy(dequantize(start))))
+
+
+def test_training_finds_the_zero_points_of_a_matrix_on_another_grid() -> None:
+    """The lower end of each range moves apart from the upper one: alpha and beta of AutoRound."""
+    codes = np.random.default_rng(12).integers(0, 16, (8, 64))
+    codes[:, ::32], codes[:, 1::32] = 0, 15
+    target = torch.from_numpy(((codes - 7) * 0.125).astype(np.float32))
+    narrow = quantize_matrix(target.clamp(min=-0.5).numpy(), Encoding(Dtype.Q4Z))
+    assert narrow.zeros.max() < 7
+    weight = FakeQuantized(target, narrow, Part(scales=True))
+    before = float((weight.weight().detach() - target).square().sum())
+    train(weight, target, 200, 0.01)
+    stored = weight.store()
+    assert np.all(stored.zeros == 7)
+    assert float((torch.from_numpy(dequantize(stored)) - target).square().sum()) < 0.05 * before
+    fixed = FakeQuantized(target, narrow, Part(scales=True, frozen=True))
+    train(fixed, target, 20, 0.01)
+    assert np.array_equal(fixed.store().zeros, narrow.zeros)
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=lambda d: d.name.lower())
+def test_frozen_codes_stay_and_scales_move(dtype: Dtype) -> None:
+    w = matrix(13)
+    start = quantize_matrix(w.numpy(), Encoding(dtype))
+    generator = np.random.default_rng(14)
+    codes = generator.permuted(start.codes, axis=1)  # codes that no rounding would give
+    start = replace(start, codes=codes)
+    target = torch.from_numpy(dequantize(start)) * 0.7
+    weight = FakeQuantized(w, start, Part(scales=True, frozen=True))
+    np.testing.assert_allclose(weight.weight().detach().numpy(), dequantize(start), atol=1e-5)
+    train(weight, target, 100, 0.01)
+    stored = weight.store()
+    assert np.array_equal(stored.codes, codes)
+    np.testing.assert_allclose(dequantize(stored), weight.weight().detach().numpy(), atol=1e-5)
+    error = np.square(dequantize(stored) - target.numpy()).sum()
+    assert error < 0.05 * np.square(dequantize(start) - target.numpy()).sum()
+
+
+def test_frozen_codes_cannot_move() -> None:
+    w = matrix(15)
+    start = quantize_matrix(w.numpy(), Encoding(Dtype.Q4))
+    with pytest.raises(InvalidArgumentError, match="frozen codes leave scales"):
+        FakeQuantized(w, start, Part(rounding=True, frozen=True))
+
+
 def test_absent_superblocks_stay_zero() -> None:
     w = matrix(6, 32, 256)
     start = quantize_matrix(w.numpy(), Encoding(Dtype.C4, sparsity=0.5))

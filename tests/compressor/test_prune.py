@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,25 @@ from numpy.typing import NDArray
 from ingot import Model
 from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype
-from ingot.packing import Quantized
+from ingot.packing import Quantized, dequantize
 from ingot_compressor.calibration import NO_STATISTICS, calibrate
 from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import Program, Weight
 from ingot_compressor.numerics import Encoding, quantize_matrix, relative_error
+from ingot_compressor.numerics.hessian import hessian_bytes
+from ingot_compressor.passes import moments as moments_module
+from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.passes.emit import emit
+from ingot_compressor.passes.fine_masks import FinePattern
 from ingot_compressor.passes.fuse import fuse
-from ingot_compressor.passes.prune import SuperblockChoice, choose_superblocks, prune_superblocks
+from ingot_compressor.passes.moments import WORK_BYTES, block_moments
+from ingot_compressor.passes.prune import (
+    PruneWork,
+    SuperblockChoice,
+    choose_superblocks,
+    prune_superblocks,
+)
 from ingot_compressor.passes.quantize import (
     Choices,
     assign,
@@ -181,3 +192,62 @@ def test_each_weight_has_its_own_share(tmp_path: Path) -> None:
     for record in records:
         expected = int(0.5 * record.of) if "layers.1." in record.name else 0
         assert record.dropped == expected
+
+
+def test_moments_keep_to_their_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fits is gathered in parts; what does not is left out, whatever else has room."""
+    program = tiny(tmp_path)
+    block = split_blocks(program)[1]
+    x = torch.randn((3, 10, 160), generator=torch.Generator().manual_seed(0))
+    wanted = {tensor.name for tensor in block.weights()}
+    runs: list[int] = []
+    real = moments_module._sums
+
+    def counted(*arguments: Any) -> Any:
+        runs.append(len(arguments[2]))
+        return real(*arguments)
+
+    monkeypatch.setattr(moments_module, "_sums", counted)
+    everything = dict(block_moments(block, x, wanted, 1 << 30))
+    assert runs == [4] and {name for names in everything for name in names} == wanted
+    runs.clear()
+    one = hessian_bytes(192, 1, WORK_BYTES)
+    alone = dict(block_moments(block, x, wanted, one))
+    assert sum(runs) == 4 and len(runs) > 1
+    assert all(torch.equal(alone[names], everything[names]) for names in everything)
+    fewer = dict(block_moments(block, x, wanted, one - 1))
+    assert wanted - {name for names in fewer for name in names} == {"layers.0.mlp.down"}
+    first = {"layers.0.attention.q"}
+    assert [names for names, _ in block_moments(block, x, first, one)] == [tuple(first)]
+
+
+def test_what_does_not_fit_in_memory_goes_by_what_is_known(tmp_path: Path) -> None:
+    program = tiny(tmp_path)
+    statistics = calibrate(program, windows(), TensorStore())
+    chosen = encodings(program, Dtype.Q8, 0.3)
+    work = PruneWork(statistics, most_bytes=0)
+    pruned, records = prune_superblocks(program, windows(), chosen, SuperblockChoice(), work)
+    assert all(record.blind and record.dropped == int(0.3 * record.of) for record in records)
+    plain = quantize(program, chosen, statistics)
+    for name in body_names(program):
+        ours, theirs = (p.tensors[name].source for p in (pruned, plain))
+        assert isinstance(ours, Quantized) and isinstance(theirs, Quantized)
+        assert np.array_equal(ours.present, theirs.present)
+    fine = SuperblockChoice(fine=FinePattern(kept=1, of=2))
+    dense = encodings(program, Dtype.Q8)
+    _, records = prune_superblocks(program, windows(), dense, fine, work)
+    assert all(record.blind and record.dropped == record.of / 2 for record in records)
+
+
+def test_known_statistics_serve_head_and_table(tmp_path: Path) -> None:
+    """Moments of the head's inputs are as wide as the model and serve for their diagonal alone."""
+    program = tiny(tmp_path)
+    statistics = calibrate(program, windows(), TensorStore())
+    chosen = {**encodings(program, Dtype.Q8), program.head(): Encoding(Dtype.C3)}
+    found, _ = prune_superblocks(
+        program, windows(), chosen, SuperblockChoice(), PruneWork(statistics, threads=2)
+    )
+    plain = quantize(program, chosen, statistics)
+    ours, theirs = (p.tensors[program.head()].source for p in (found, plain))
+    assert isinstance(ours, Quantized) and isinstance(theirs, Quantized)
+    assert np.array_equal(dequantize(ours), dequantize(theirs))

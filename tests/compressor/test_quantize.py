@@ -201,6 +201,11 @@ BALANCED = Path(__file__).parents[2] / "compressor/ingot_compressor/recipes/bala
         ('body = "target"', 'body = "c9"', "unknown format 'c9'"),
         ('name = "balanced"', 'name = "balanced"\nspeed = 1', "unknown key 'speed'"),
         ("[gate]", "[gate", "not valid TOML"),
+        ("mean_kl = 0.08", "mean_kl = nan", "gate.mean_kl is nan, expected a finite number"),
+        ("p99_kl = 0.8", "p99_kl = inf", "gate.p99_kl is inf, expected a finite number"),
+        ("least_windows = 8", "least_windows = 0", "gate.least_windows is 0, expected at least 1"),
+        ("evaluation_tokens = 16384", "evaluation_tokens = 0", "evaluation_tokens is 0"),
+        ("calibration_tokens = 16384", "calibration_tokens = -1", "calibration_tokens is -1"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -209,6 +214,37 @@ def test_mistakes_in_a_recipe_are_named(tmp_path: Path, old: str, new: str, mess
     path = tmp_path / "r.toml"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(InvalidArgumentError, match=message.replace("[", r"\[")):
+        load_recipe(path)
+
+
+QUALITY = BALANCED.with_name("quality.toml")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *((f"{key} = {old}", f"{key} = 0") for key, old in (("steps", 500), ("iterations", 120))),
+        *((f"{key} = 4", f"{key} = -1") for key in ("sweeps", "guided")),
+        ("rate = 0.004", "rate = -1"),
+        ("rate = 0.004", "rate = 0"),
+        ("rate = 0.004", "rate = nan"),
+        ("rate = 0.004", "rate = 0.004\nlow_rank = -2"),
+        ("most_weights = 60000000", "most_weights = -1"),
+        ("rate = 0.004", "rate = 0.004\nthen_steps = -1"),
+        ("rate = 0.004", "rate = 0.004\nthen_rate = 0"),
+        ("rate = 0.004", 'rate = 0.004\nheld_out = "middle"'),
+        ("sequences = 64", "sequences = 0"),
+        ("length = 256", "length = 0"),
+        ("batch = 4", "batch = 0"),
+    ],
+)
+def test_numbers_of_a_training_are_checked(tmp_path: Path, old: str, new: str) -> None:
+    text = QUALITY.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "r.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    key = new.rsplit("\n", 1)[-1].split(" = ")[0]
+    with pytest.raises(InvalidArgumentError, match=rf"recipe .*(rounding|distil)\.{key} "):
         load_recipe(path)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ingot_compressor.ir import Program
 from ingot_compressor.numerics import Encoding
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
 from ingot_compressor.numerics.gptq import GptqOptions
+from ingot_compressor.numerics.hessian import hessian_bytes
 from ingot_compressor.passes.activation_store import ActivationStore
 from ingot_compressor.passes.block_methods import (
     SolvedCodes,
@@ -130,6 +132,30 @@ def test_gptq_brings_blocks_closer(program: Program, windows: Any, dtype: Dtype)
         assert better[name].dtype is dtype and better[name].shape == start[name].shape
 
 
+def test_hessians_that_do_not_fit_leave_codes_as_they_are(program: Program, windows: Any) -> None:
+    """Guidance goes first; then only operations with few enough columns are solved for."""
+    start = quantized(program, windows, Dtype.C3)
+    names = [name for name in body_names(program) if "layers.0." in name]
+    guidance = {name: torch.ones((len(windows), 32, 3)) for name in names}
+    together = [f"layers.0.attention.{part}" for part in "qkv"]
+    rest = [name for name in names if "down" not in name]
+    # queries, keys and values are one operation, with three groups of each
+    for most, unguided, unsolved in (
+        (hessian_bytes(40, 9), [], []),
+        (hessian_bytes(40, 9) - 1, together, []),
+        (hessian_bytes(43, 1), names, []),
+        (hessian_bytes(40, 1), rest, ["layers.0.mlp.down"]),
+        (hessian_bytes(40, 1) - 1, [], names),
+    ):
+        method = SolvedCodes(GptqOptions(sweeps=0), guidance=guidance, most_bytes=most)
+        better, reports = refine_blocks(program, start, windows, method, TensorStore())
+        assert set(reports[0].unguided) == set(unguided)
+        assert set(reports[0].unsolved) == set(unsolved)
+        assert all(better[name] is start[name] for name in unsolved)
+        solved = set(names) - set(unsolved) - set(reports[0].fallbacks)
+        assert all(better[name] is not start[name] for name in solved)
+
+
 def test_finished_blocks_are_not_trained_again(
     program: Program, windows: Any, tmp_path: Path
 ) -> None:
@@ -137,8 +163,9 @@ def test_finished_blocks_are_not_trained_again(
     settings = TrainedRounding(TrainSettings(iterations=4, batch=4))
     work = WorkFolder(tmp_path / "work", "key")
     first, reports = refine_blocks(program, start, windows, settings, TensorStore(), None, work)
-    again, none = refine_blocks(program, start, windows, settings, TensorStore(), None, work)
-    assert len(reports) == 2 and none == ()
+    untrained = TrainedRounding(TrainSettings(iterations=0, batch=4))
+    again, kept = refine_blocks(program, start, windows, untrained, TensorStore(), None, work)
+    assert len(reports) == 2 and kept == reports
     for name, weight in first.items():
         assert np.array_equal(weight.codes, again[name].codes)
         assert np.array_equal(dequantize(weight), dequantize(again[name]))
@@ -225,6 +252,30 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(program: Program, windows
         assert np.array_equal(weight.store().codes, resumed[name].store().codes)
 
 
+def test_windows_kept_apart_are_the_first_or_from_all_of_the_text() -> None:
+    first = DistillSettings(1, 1, 0.1, held=3)
+    assert first.kept_apart(10) == [0, 1, 2]
+    assert replace(first, spread=True).kept_apart(10) == [0, 4, 9]
+
+
+def test_spread_windows_are_not_trained_on(program: Program, windows: Any) -> None:
+    """A window that is all there is of some token is kept apart: training never sees it."""
+    texts = [np.full(8, 5, np.int64) for _ in range(8)]
+    texts[4] = np.full(8, 7, np.int64)
+    seen: list[int] = []
+
+    def teacher(tokens: torch.Tensor) -> torch.Tensor:
+        seen.extend(tokens[:, 0].tolist())
+        return execute(program, tokens)
+
+    start = quantized(program, windows, Dtype.C3)
+    settings = DistillSettings(20, 2, 0.01, held=3, spread=True)
+    weights = fake(program, start, Part(scales=True, frozen=True))
+    distill(program, weights, {}, texts, TensorStore(), settings, teacher=teacher)
+    # at the beginning and at ten checks
+    assert seen.count(7) == 11
+
+
 def _stop_at(step: int) -> Any:
     def progress(done: int) -> None:
         if done == step:
@@ -284,7 +335,7 @@ def test_a_killed_compression_goes_on_and_gives_the_same_file(tmp_path: Path, mo
 def _compress(recipe: Path, out: Path, work: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ingot", "compress", str(LANTERN), "--out", str(out)]
     command += ["--preset", str(recipe), "--work", str(work), "--quiet", "--threads", "1"]
-    return subprocess.Popen([*command, "--no-certificate"])
+    return subprocess.Popen(command)
 
 
 def _wait_for_a_part(work: Path, process: subprocess.Popen[bytes]) -> None:
@@ -300,8 +351,10 @@ def _measured(path: Path) -> dict[str, Any]:
     with Container(path) as file:
         digests = {s.kind: bytes(s.sha256).hex() for s in file.sections}
         text = json.loads(bytes(file.section(Section.META)))
+        certificate = json.loads(bytes(file.section(Section.CERTIFICATE)))
     return {
         "weights": digests[Section.WEIGHTS],
         "program": digests[Section.PROGRAM],
         "recipe": text["recipe"],
+        "training": certificate["training"],
     }

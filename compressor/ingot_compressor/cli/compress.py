@@ -51,14 +51,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "--preset",
         default="balanced",
         metavar="NAME",
-        help="draft (seconds), balanced (default), quality (trained), tiny (trained for 3 bits), or"
-        " a recipe.toml",
+        help="draft (seconds), balanced (default), quality (trained), full (trained at"
+        " length), tiny (trained for 3 bits), or a recipe.toml",
     )
     parser.add_argument(
         "--work",
         type=Path,
         metavar="DIR",
-        help="keep finished parts of a training there: the same command goes on after a kill",
+        help="keep finished parts there: the same command goes on after a kill",
     )
     _add_formats(parser)
     _add_budgets(parser)

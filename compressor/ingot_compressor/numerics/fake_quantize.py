@@ -31,6 +31,7 @@ INSIDE = 0.02
 _INFINITY = torch.tensor([float("inf")])
 MOST_MULTIPLIER = 2.0
 LEAST_MULTIPLIER = 0.25
+MOST_ZERO = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,10 @@ class Part:
     `scales`: a factor on each group's scale. `codebook`: the entries. `weights`: the weights
     themselves, moved by steps of the grid and rounded to the nearest. `low_rank`: the same movement
     as a product of two thin matrices of that rank (LoRA, 2106.09685), merged before the rounding:
-    less to train and to keep in memory, and nothing is added to what is stored.
+    less to train and to keep in memory, and nothing is added to what is stored. `frozen`: codes and
+    zero points stay as they are while scales and entries move (EfficientQAT's second phase,
+    2407.11062); without it `scales` also moves zero points where a format has them, by a factor on
+    each end of the group's range (alpha and beta of AutoRound).
     """
 
     rounding: bool = False
@@ -49,6 +53,7 @@ class Part:
     codebook: bool = False
     weights: bool = False
     low_rank: int = 0
+    frozen: bool = False
 
 
 def round_through(x: torch.Tensor) -> torch.Tensor:
@@ -63,13 +68,17 @@ class FakeQuantized:
     in [-0.5, 0.5]: the code is that of the lower neighbour plus round(position between the
     neighbours + v), as in SignRound (2309.05516) but on any grid, codebooks included. Scales m
     (n, groups): the stored scale is round(start * m) on its own grid (whole sub-scales, float16
-    group scales, float32 row scales).
-    Raises: InvalidArgumentError for f16, which has no grid.
+    group scales, float32 row scales). With zero points m stretches the upper end of the range and
+    b (n, groups) the lower one: the scale is what both make of 16 codes, the zero point the whole
+    number nearest to the lower end.
+    Raises: InvalidArgumentError for f16, which has no grid, and for frozen codes that are to move.
     """
 
     def __init__(self, w: torch.Tensor, start: Quantized, part: Part) -> None:
         if start.dtype is Dtype.F16:
             raise InvalidArgumentError("f16 has no grid to train on")
+        if part.frozen and (part.rounding or part.weights or part.low_rank):
+            raise InvalidArgumentError("frozen codes leave scales and codebook to train, no more")
         self._start, self._part = start, part
         self._w = w.detach()
         self._lower, self._row = _scale_parts(start)
@@ -82,13 +91,14 @@ class FakeQuantized:
         self._v = torch.zeros_like(self._w) if part.rounding else torch.zeros(())
         self._moved = torch.zeros_like(self._w) if part.weights else torch.zeros(())
         self._thin, self._flat = _low_rank(start.shape, part.low_rank)
-        self._m = torch.ones_like(self._lower)
+        self._m, self._b = torch.ones_like(self._lower), torch.ones_like(self._lower)
         for tensor, trained in (
             (self._moved, part.weights),
             (self._thin, part.low_rank > 0),
             (self._flat, part.low_rank > 0),
             (self._v, part.rounding),
             (self._m, part.scales),
+            (self._b, part.scales and bool(start.zeros.size) and not part.frozen),
             (self._entries, part.codebook and bool(start.codebook.size)),
         ):
             tensor.requires_grad_(trained)
@@ -102,7 +112,8 @@ class FakeQuantized:
         a close call are the first to change.
         """
         scale = self._spread(self._scales().detach())
-        position, values = self._position(scale).detach(), self._start_values()
+        position = self._position(scale, self._spread(self._offset)).detach()
+        values = self._start_values()
         entries = self._entries.detach()
         if len(entries):
             borders = torch.cat([-_INFINITY, (entries[1:] + entries[:-1]) / 2, _INFINITY])
@@ -126,13 +137,14 @@ class FakeQuantized:
         return codes - first + least
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """Return what is trained, by name: weights, thin, flat, rounding, scales, codebook."""
+        """Return what is trained, by name."""
         named = {
             "weights": self._moved,
             "thin": self._thin,
             "flat": self._flat,
             "rounding": self._v,
             "scales": self._m,
+            "zeros": self._b,
             "codebook": self._entries,
         }
         return {name: tensor for name, tensor in named.items() if tensor.requires_grad}
@@ -144,36 +156,63 @@ class FakeQuantized:
                 self._v.clamp_(-0.5, 0.5)
             if self._moved.requires_grad:
                 self._moved.clamp_(-MOST_MOVED, MOST_MOVED)
-            self._m.clamp_(LEAST_MULTIPLIER, MOST_MULTIPLIER)
+            for ends in (self._m, self._b):
+                ends.clamp_(LEAST_MULTIPLIER, MOST_MULTIPLIER)
             if self._entries.requires_grad:
                 self._entries.clamp_(-127, 127)
                 self._entries.copy_(self._entries.sort().values)
 
     def weight(self) -> torch.Tensor:
         """Return the weight as it would be stored, (n, k) float32, differentiable."""
-        scale = self._spread(self._scales())
-        position = self._position(scale)
+        scales, offsets = self._grid()
+        scale, offset = self._spread(scales), self._spread(offsets)
+        if self._part.frozen:
+            return (self._frozen_values() + offset) * scale * self._kept
+        position = self._position(scale, offset)
         low, high, _ = self._neighbours(position)
         upper = self._upper(position, low, high)
-        value = low + (high - low) * upper + self._spread(self._offset)
+        value = low + (high - low) * upper + offset
         return value * scale * self._kept
 
     def store(self) -> Quantized:
         """Return the codes and scales of the values at this moment."""
         with torch.no_grad():
-            scales = self._scales()
-            position = self._position(self._spread(scales))
+            scales, offsets = self._grid()
+            position = self._position(self._spread(scales), self._spread(offsets))
             low, high, code = self._neighbours(position)
             code = code + self._upper(position, low, high)
             fields = self._stored_scales(scales)
         codes = code.to(torch.int32).numpy()
+        if self._start.zeros.size:
+            fields["zeros"] = torch.round(-offsets.detach()).numpy().astype(np.uint8)
         if self._start.codebook.size:
             codes = self._order[codes]
             entries = np.empty_like(self._start.codebook)
             entries[self._order] = torch.round(self._entries.detach()).numpy().astype(np.int8)
             fields["codebook"] = entries
-        kind = self._start.codes.dtype
-        return replace(self._start, codes=codes.astype(kind), **fields)
+        if self._part.frozen:
+            codes = self._start.codes
+        return replace(self._start, codes=codes.astype(self._start.codes.dtype), **fields)
+
+    def _frozen_values(self) -> torch.Tensor:
+        """Return what the start's codes stand for, (n, k), differentiable in the entries."""
+        if not self._start.codebook.size:
+            return self._start_values()
+        ranks = torch.from_numpy(np.argsort(self._order))
+        entries: torch.Tensor = round_through(self._entries)
+        return entries[ranks[torch.from_numpy(self._start.codes.astype(np.int64))]]
+
+    def _grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the scale of each group as stored and what it adds to the grid's values."""
+        if not self._b.requires_grad:
+            return self._scales(), self._offset
+        least, most, _ = _UNIFORM[self._start.dtype]
+        top = (most + self._offset) * self._lower * self._m
+        bottom = (least + self._offset) * self._lower * self._b
+        scaled = torch.maximum((top - bottom) / (most - least), LEAST_MULTIPLIER * self._lower)
+        scale = scaled + (scaled.half().float() - scaled).detach()
+        zero = round_through(-bottom / torch.where(scale == 0, torch.ones_like(scale), scale))
+        return scale, -zero.clamp(0, MOST_ZERO)
 
     def _spread(self, per_group: torch.Tensor) -> torch.Tensor:
         """Return (n, groups) as (n, k); a scale per row stays a column."""
@@ -200,7 +239,7 @@ class FakeQuantized:
             gap = float(entries[-1] - entries[0]) / (len(entries) - 1)
         return gap * self._spread(self._scales().detach()).abs()
 
-    def _position(self, scale: torch.Tensor) -> torch.Tensor:
+    def _position(self, scale: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Return the weights in units of the grid, their group's offset taken away."""
         whole = torch.where(scale == 0, torch.ones_like(scale), scale)
         w = self._w
@@ -208,7 +247,7 @@ class FakeQuantized:
             w = w + self._moved * self._step
         if self._part.low_rank:
             w = w + (self._thin @ self._flat).clamp(-MOST_MOVED, MOST_MOVED) * self._step
-        return torch.where(scale == 0, 0.0, w / whole) - self._spread(self._offset)
+        return torch.where(scale == 0, 0.0, w / whole) - offset
 
     def _neighbours(
         self, position: torch.Tensor

@@ -12,6 +12,7 @@ import torch
 from ingot.errors import IngotError, InvalidArgumentError
 
 __all__ = [
+    "MOST_HESSIAN_BYTES",
     "Factor",
     "HessianSum",
     "NotPositiveDefiniteError",
@@ -27,6 +28,8 @@ LEAST_DAMPING, MOST_DAMPING = 1e-12, 10.0
 # Per element: a Hessian in float32; while it is factored two matrices in float64 and one of them
 # again in float32.
 HELD_BYTES, WORK_BYTES = 4, 20
+# What the Hessians of one operation may take on a host of 8 GB: 13,000 columns, 10,900 with four.
+MOST_HESSIAN_BYTES = 4 << 30
 
 
 class NotPositiveDefiniteError(IngotError, ArithmeticError):
@@ -127,14 +130,17 @@ def cut_rows(n: int, groups: int) -> list[slice]:
     return [slice(first, last) for first, last in pairwise(ends)]
 
 
-def hessian_bytes(k: int, count: int = 1) -> int:
-    """Return the bytes that `count` Hessians of k columns take while one of them is factored."""
-    return k * k * (count * HELD_BYTES + WORK_BYTES)
+def hessian_bytes(k: int, count: int = 1, work_bytes: int = WORK_BYTES) -> int:
+    """Return the bytes that `count` Hessians of k columns take while one of them is factored.
+
+    `work_bytes`: what other work than factoring takes for each element.
+    """
+    return k * k * (count * HELD_BYTES + work_bytes)
 
 
-def hessians_fit(k: int, count: int, most_bytes: int) -> bool:
-    """Return whether that many Hessians and the factoring of one stay within a bound."""
-    return hessian_bytes(k, count) <= most_bytes
+def hessians_fit(k: int, count: int, most_bytes: int, work_bytes: int = WORK_BYTES) -> bool:
+    """Return whether that many Hessians and the work on one stay within a bound."""
+    return hessian_bytes(k, count, work_bytes) <= most_bytes
 
 
 def damped(hessian: torch.Tensor, share: float) -> torch.Tensor:

@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from ingot_compressor.numerics.groups import TINY, Float
 
-__all__ = ["encode_ternary"]
+__all__ = ["encode_ternary", "is_ternary"]
 
 # Thresholds below which a weight becomes zero, as multiples of half the row's mean magnitude.
 THRESHOLDS = (1.0, 0.8, 1.2, 1.4, 1.6)
 POLISHES = 4
+# How far from its row's magnitude or from zero a weight may lie that was stored in 16 bits.
+TOLERANCE = 2**-7
 
 
 def encode_ternary(w: Float, u: Float, search: bool) -> tuple[Float, NDArray[np.uint8]]:
@@ -41,6 +43,17 @@ def encode_ternary(w: Float, u: Float, search: bool) -> tuple[Float, NDArray[np.
             best = np.where(better, scale, best)
             codes = np.where(better[:, None], trial, codes)
     return best, codes
+
+
+def is_ternary(w: Float) -> bool:
+    """Tell whether every row has zeros and one magnitude alone, up to rounding in 16 bits.
+
+    Shapes: w (n, k) float32.
+    """
+    size = np.abs(w)
+    most = size.max(axis=1, keepdims=True)
+    near = (size <= TOLERANCE * most) | (size >= (1 - TOLERANCE) * most)
+    return bool(near.all())
 
 
 def _codes(w: Float, scale: Float) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from ingot_compressor.execute import TensorStore, execute_block
 from ingot_compressor.ir import Operation, Program, Tensor, Weight
 from ingot_compressor.numerics.fake_quantize import FakeQuantized, Part
 from ingot_compressor.numerics.gptq import GptqOptions, gptq
-from ingot_compressor.numerics.hessian import HessianSum, damped
+from ingot_compressor.numerics.hessian import MOST_HESSIAN_BYTES, HessianSum, damped, hessians_fit
 from ingot_compressor.passes.activation_store import ActivationStore
 from ingot_compressor.passes.train_block import TrainSettings, train_block
 
@@ -39,12 +39,18 @@ DAMPING = 0.1
 
 @dataclass(frozen=True, slots=True)
 class BlockResult:
-    """New codes by weight, and the mean square error of the block's output before and after."""
+    """New codes by weight, and the mean square error of the block's output before and after.
+
+    `fallbacks`: weights that gained nothing. `unsolved`: those whose Hessian does not fit in
+    memory, which keep their codes too. `unguided`: those that fit without guidance alone.
+    """
 
     weights: Mapping[str, Quantized]
     before: float
     after: float
     fallbacks: tuple[str, ...] = ()
+    unsolved: tuple[str, ...] = ()
+    unguided: tuple[str, ...] = ()
 
 
 class BlockMethod(Protocol):
@@ -167,7 +173,8 @@ class SolvedCodes:
     """GPTQ on what flows into each linear operation once those before it are quantized.
 
     `guidance`: by weight, how much each token matters to groups of its rows (see `token_weights`);
-    other weights take all tokens alike.
+    other weights take all tokens alike. The Hessians of an operation take at most `most_bytes`:
+    where they would take more guidance goes first, then the codes stay as they are.
     Shapes: guidance (s, t, groups), of the sequences that are given to `improve`.
     Source: Frantar et al. 2022 (arXiv:2210.17323), "true sequential" within the block; guided by
     gradients: Kim et al. 2025 (arXiv:2505.07004).
@@ -178,6 +185,7 @@ class SolvedCodes:
     activations: bool = True
     name: str = "gptq"
     guidance: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    most_bytes: int = MOST_HESSIAN_BYTES
 
     def steps(self, block: Program) -> int:
         """Return the linear operations."""
@@ -195,20 +203,40 @@ class SolvedCodes:
         """Solve one linear operation after the other."""
         found: dict[str, Quantized] = {}
         fallbacks: list[str] = []
+        left: dict[str, list[str]] = {"unsolved": [], "unguided": []}
         linear = [op for op in block.operations if op.opcode is Opcode.LINEAR]
         before = self._error(block, inputs, targets, start, store)
         for done, operation in enumerate(linear):
-            hessians = self._hessians(block, operation, inputs, found, store)
-            for name in operation.linear().weights:
-                weight = weight_of(block.tensors[name])
-                result = gptq(weight, hessians[name], start[name], self.options)
-                found[name] = result.quantized
-                if result.fallback:
-                    fallbacks.append(name)
+            guided, fits = self._within_memory(block, operation)
+            if not fits:
+                left["unsolved"] += operation.linear().weights
+                found |= {name: start[name] for name in operation.linear().weights}
+            else:
+                names = operation.linear().weights
+                left["unguided"] += [n for n in names if n in self.guidance and n not in guided]
+                hessians = self._hessians(block, operation, inputs, found, store, guided)
+                for name in names:
+                    weight = weight_of(block.tensors[name])
+                    result = gptq(weight, hessians[name], start[name], self.options)
+                    found[name] = result.quantized
+                    fallbacks += [name] if result.fallback else []
             if progress is not None:
                 progress(done + 1)
         after = self._error(block, inputs, targets, found, store)
-        return BlockResult(found, before, after, tuple(fallbacks))
+        kept = {kind: tuple(names) for kind, names in left.items()}
+        return BlockResult(found, before, after, tuple(fallbacks), **kept)
+
+    def _within_memory(
+        self, block: Program, operation: Operation
+    ) -> tuple[Mapping[str, torch.Tensor], bool]:
+        """Return the guidance that fits in memory, and whether a Hessian fits at all."""
+        names = operation.linear().weights
+        k = block.tensors[names[0]].shape[1]
+        guided = {name: self.guidance[name] for name in names if name in self.guidance}
+        count = sum(one.shape[-1] for one in guided.values()) + (len(guided) < len(names))
+        if hessians_fit(k, count, self.most_bytes):
+            return guided, True
+        return {}, hessians_fit(k, 1, self.most_bytes)
 
     def _hessians(
         self,
@@ -217,11 +245,11 @@ class SolvedCodes:
         inputs: torch.Tensor,
         found: Mapping[str, Quantized],
         store: TensorStore,
+        guided: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """Return the Hessian of each weight; those that nothing guides share one."""
         names = operation.linear().weights
         k = block.tensors[names[0]].shape[1]
-        guided = {name: self.guidance[name] for name in names if name in self.guidance}
         sums = {name: HessianSum(k, weights.shape[-1]) for name, weights in guided.items()}
         rest = next((name for name in names if name not in guided), None)
         if rest is not None:

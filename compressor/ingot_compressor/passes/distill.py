@@ -29,7 +29,8 @@ class DistillSettings:
     """How long and how far: `rate` is the first step in gaps of the grid, falling to nothing.
 
     `top`: tokens of the original's distribution that are told apart; the others count as one.
-    `held`: windows kept apart to choose the best state.
+    `held`: windows kept apart to choose the best state: the first of the text, or with `spread`
+    some from all of it.
     """
 
     steps: int
@@ -39,6 +40,13 @@ class DistillSettings:
     held: int = 16
     activations: bool = False
     seed: int = 0
+    spread: bool = False
+
+    def kept_apart(self, count: int) -> list[int]:
+        """Return which of so many windows are kept apart."""
+        if not self.spread:
+            return list(range(self.held))
+        return [int(i) for i in np.linspace(0, count - 1, self.held).round()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +145,10 @@ def distill(
             f"{len(windows)} windows of calibration text, expected at least"
             f" {settings.held + settings.batch}: give a longer text"
         )
-    held = torch.from_numpy(np.stack(windows[: settings.held]))
-    texts = torch.from_numpy(np.stack(windows[settings.held :]))
+    apart = settings.kept_apart(len(windows))
+    held = torch.from_numpy(np.stack([windows[index] for index in apart]))
+    rest = [window for index, window in enumerate(windows) if index not in set(apart)]
+    texts = torch.from_numpy(np.stack(rest))
     run = _Run(program, weights, dict(fixed), store, settings, teacher)
     state = _State(weights)
     if saved is not None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ingot.packing import Quantized
 from ingot_compressor.execute import TensorStore
 from ingot_compressor.ir import Program
+from ingot_compressor.json_values import annotated_value
 from ingot_compressor.passes.block_methods import BlockMethod, BlockResult, run_block, weight_values
 from ingot_compressor.passes.blocks import split_blocks
 from ingot_compressor.work import WorkFolder
@@ -24,7 +25,8 @@ __all__ = ["BlockReport", "refine_blocks"]
 class BlockReport:
     """One block: its output's mean square error against full precision, before and after.
 
-    `fallbacks`: weights that kept what the search had found.
+    `fallbacks`: weights that kept what the search had found. `unsolved` kept it because their
+    Hessian does not fit in memory; `unguided` were solved with all tokens alike for that.
     """
 
     index: int
@@ -32,6 +34,8 @@ class BlockReport:
     before: float
     after: float
     fallbacks: tuple[str, ...] = ()
+    unsolved: tuple[str, ...] = ()
+    unguided: tuple[str, ...] = ()
 
 
 def refine_blocks(
@@ -59,24 +63,48 @@ def refine_blocks(
         names = tuple(tensor.name for tensor in block.weights())
         targets = stream.targets(block)
         part = f"{method.name}-{index:03d}"
-        kept = work.load_weights(part) if work is not None else None
+        kept = None if work is None else _kept(work, part)
         if kept is None:
             start = {name: quantized[name] for name in names}
             done = _offset(progress, index * method.steps(block))
             result = method.improve(block, stream.quantized, targets, start, store, done)
-            kept = dict(result.weights)
-            reports.append(_report(index, result))
+            kept = dict(result.weights), _report(index, result)
             if work is not None:
-                work.save_weights(part, kept)
+                _keep(work, part, *kept)
         elif progress is not None:
             progress((index + 1) * method.steps(block))
-        found.update(kept)
+        reports.append(kept[1])
+        found.update(kept[0])
         stream.advance(block, targets, {name: found[name] for name in names})
     return found, tuple(reports)
 
 
+def _keep(
+    work: WorkFolder, part: str, weights: Mapping[str, Quantized], report: BlockReport
+) -> None:
+    """Keep a finished block; the weights come last, since with them it counts as finished."""
+    work.save_facts(part, asdict(report))
+    work.save_weights(part, weights)
+
+
+def _kept(work: WorkFolder, part: str) -> tuple[dict[str, Quantized], BlockReport] | None:
+    weights, facts = work.load_weights(part), work.load_facts(part)
+    if weights is None or facts is None:
+        return None
+    report: BlockReport = annotated_value(BlockReport, facts)
+    return weights, report
+
+
 def _report(index: int, result: BlockResult) -> BlockReport:
-    return BlockReport(index, len(result.weights), result.before, result.after, result.fallbacks)
+    return BlockReport(
+        index,
+        len(result.weights),
+        result.before,
+        result.after,
+        result.fallbacks,
+        result.unsolved,
+        result.unguided,
+    )
 
 
 def _offset(progress: Callable[[int], None] | None, before: int) -> Callable[[int], None] | None:

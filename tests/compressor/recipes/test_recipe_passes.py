@@ -17,6 +17,7 @@ from ingot.cli import main
 from ingot.container import Container
 from ingot.errors import InvalidArgumentError
 from ingot.format import Opcode, Section
+from ingot.packing import dequantize, unpack_record
 from ingot_compressor import draft as draft_module
 from ingot_compressor.execute import TensorStore, execute
 from ingot_compressor.importers import import_checkpoint
@@ -114,7 +115,47 @@ def test_a_rotation_that_unties_the_head_says_so(
     assert not any("stored twice" in warning for warning in plain.warnings)
 
 
+def test_the_order_of_transforms_is_data(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    class Recorder(SilentProgress):
+        def stage(self, name: str, total: int) -> Any:
+            seen.append(name)
+            return super().stage(name, total)
+
+    keys = "[transform]\nsmooth = 0.5\nactivation_aware = true\nclip = true\n"
+    stages = {
+        "smooth": "Smoothing",
+        "activation_aware": "Searching scales",
+        "clip": "Searching clips",
+    }
+    results = []
+    for order in (list(stages), ["clip", "smooth", "activation_aware"]):
+        seen.clear()
+        rest = keys + f"order = {json.dumps(order)}\n"
+        job = prepare_job(settings(checkpoint, texts, tmp_path, rest, body="q4"), Recorder())
+        assert [name for name in seen if name in stages.values()] == [stages[x] for x in order]
+        results.append(load_matrix(job.program.tensors["layers.0.mlp.down"]))
+    assert not np.array_equal(*results)
+
+
 # Parts taken out
+
+
+def test_a_recipe_declares_a_vocabulary(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    """Texts lie beside the recipe; those of the command line come on top."""
+    (tmp_path / "words.txt").write_text("abc abc", encoding="utf-8")
+    (tmp_path / "more.txt").write_text("xyz", encoding="utf-8")
+    rest = '[prune]\nvocabulary = ["words.txt"]\n'
+    job = prepared(checkpoint, texts, tmp_path, rest)
+    same = prepared(checkpoint, texts, tmp_path, "", trim_vocabulary=(tmp_path / "words.txt",))
+    assert 0 < job.removed["vocabulary"]["removed"] == same.removed["vocabulary"]["removed"]
+    more = prepared(checkpoint, texts, tmp_path, rest, trim_vocabulary=(tmp_path / "more.txt",))
+    assert more.program.vocabulary >= job.program.vocabulary
 
 
 def test_layers_that_do_least_go(checkpoint: Path, texts: dict[str, Path], tmp_path: Path) -> None:
@@ -253,6 +294,51 @@ def test_superblocks_are_made_up_for_where_there_is_text(
         removed = section(report.file, Section.META)["removed"]["superblocks"]
         assert removed["removed"] == pytest.approx(0.4 * removed["of"], rel=0.05)
     assert found["hessian"] < found["wanda"]
+
+
+@pytest.mark.parametrize("score", ["magnitude", "wanda", "hessian"])
+def test_two_of_four_weights_go_and_files_store_zeros(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, score: str
+) -> None:
+    rest = f'[prune]\npattern = "2:4"\nscore = "{score}"\nsweep = true\n'
+    report = made(checkpoint, texts, tmp_path, rest + GATE, body="q4")
+    found = section(report.file, Section.CERTIFICATE)["removed"]["pattern"]
+    assert found["status"] == "computed, not stored" and found["name"] == "2:4"
+    assert found["removed"] == found["of"] / 2
+    # half of four bits and a scale of 16 bits for 32 weights, and a bit for the index
+    assert found["bits_per_weight_body"] == pytest.approx(0.5 * 4.5 + 1, rel=0.02)
+    assert report.bits_per_weight_body == pytest.approx(4.5, rel=0.02)
+    with Container(Path(report.file)) as container:
+        number = container.tensor_id("layers.0.mlp.down")
+        values = dequantize(unpack_record(container, number))
+    assert (values.reshape(-1, 4) == 0).sum(axis=1).min() >= 2
+
+
+def test_superblocks_and_single_weights_do_not_go_together(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="recipe mine single weights: take one"):
+        prepared(checkpoint, texts, tmp_path, '[prune]\npattern = "2:4"\n', sparsity=0.1)
+
+
+def test_superblocks_by_magnitude_in_a_sweep(
+    texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    real = draft_module.prune_superblocks
+
+    def watched(program: Any, windows: Any, encodings: Any, choice: Any, *rest: Any) -> Any:
+        calls.append((choice, rest[0]))
+        return real(program, windows, encodings, choice, *rest)
+
+    monkeypatch.setattr(draft_module, "prune_superblocks", watched)
+    source = write_checkpoint(tmp_path / "one", {**SHAPE, "num_hidden_layers": 1})
+    given = {"calibration": texts["calibration"]}
+    rest = '[prune]\nsuperblocks = 0.2\nscore = "magnitude"\nsweep = true\n'
+    made(source, given, tmp_path, rest, body="q8", certificate=False, threads=2)
+    choice, work = calls[0]
+    assert (choice.score, choice.sweep, choice.fine) == ("magnitude", True, None)
+    assert work.threads == 2 and work.statistics.tokens > 0
 
 
 def test_sparsity_of_the_command_line_uses_the_text(

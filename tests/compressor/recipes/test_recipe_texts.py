@@ -196,6 +196,16 @@ def test_texts_of_two_kinds_are_noted(
 
 # Recipes
 
+ROUNDING = """
+[rounding]
+method = "{}"
+sequences = 4
+length = 40
+batch = 2
+iterations = 2
+sweeps = 1
+"""
+
 
 @pytest.mark.parametrize(
     ("rest", "message"),
@@ -206,7 +216,8 @@ def test_texts_of_two_kinds_are_noted(
         ("[prune]\nlayers = -1", "prune.layers is -1"),
         ("[prune]\nchannels = 1.0", "prune.channels is 1, expected 0 to below 1"),
         ("[prune]\nhead_groups = 1.5", "prune.head_groups is 1.5"),
-        ('[prune]\nscore = "best"', "prune.score is 'best', expected one of wanda, hessian"),
+        ("[prune]\nhead_groups = nan", "prune.head_groups is nan"),
+        ('[prune]\nscore = "best"', "prune.score is 'best', expected one of magnitude, wanda"),
         ('[prune]\norder = "layers"', "'prune.order' is 'layers', expected tuple"),
         ("[prune]\norder = [1]", "'prune.order' is 1, expected str"),
         ('[prune]\norder = ["heads"]', "prune.order is 'heads'"),
@@ -216,6 +227,18 @@ def test_texts_of_two_kinds_are_noted(
         ("[transform]\nsmooth = true", "'transform.smooth' is True"),
         ('[transform]\nrotate = "all"', "transform.rotate is 'all', expected one of none"),
         ("[transform]\nseed = -1", "transform.seed is -1"),
+        ('[transform]\norder = ["turn"]', "transform.order is 'turn', expected one of rotate"),
+        ('[transform]\norder = ["clip", "clip"]', "transform.order names 'clip' twice"),
+        ('[transform]\nclip = true\norder = ["smooth"]', "transform.clip is given, but"),
+        ('[prune]\npattern = "two"', "prune.pattern is 'two', expected unstructured, or how"),
+        ('[prune]\npattern = "0:4"', "prune.pattern is '0:4'"),
+        ('[prune]\npattern = "4:4"', "prune.pattern 4:4 takes out none"),
+        ('[prune]\npattern = "unstructured"', "prune.share is 0; it goes with"),
+        ("[prune]\nshare = 0.5", "prune.share is 0.5; it goes with"),
+        ('[prune]\npattern = "2:4"\nsuperblocks = 0.1', "are both given: take one"),
+        (ROUNDING.format("trained+trained"), "rounding.method is 'trained+trained', expected"),
+        (ROUNDING.format("nearest+gptq"), "rounding.method is 'nearest+gptq', expected"),
+        (ROUNDING.format("gptq") + '[prune]\npattern = "2:4"', "'rounding' would train weights"),
         ("[prunes]\nlayers = 1", "unknown key 'prunes'"),
     ],
 )
