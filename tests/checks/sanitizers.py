@@ -22,8 +22,10 @@ DRIVERS = ["allocation_driver", "errors_driver", "validate_driver"]
 # Returns that this build cannot reach; tests/native/test_error_paths.py meets the second with all
 # kernels, the first needs a 32-bit size_t.
 UNREACHABLE = {
-    "platform/linux.c": "a 32-bit device maps",
-    "kernels/linear/linear_call.c": "is not available",
+    # a file of another user takes root to make
+    "platform/linux.c": ("a 32-bit device maps", *(() if os.geteuid() == 0 else ("to user",))),
+    "platform/guard.c": ("handler of SIGBUS",),
+    "kernels/linear/linear_call.c": ("is not available",),
 }
 ARM_CPU = "max"
 
@@ -90,7 +92,7 @@ def _excused(place: str) -> bool:
     if name not in UNREACHABLE:
         return False
     source = (ROOT / "native" / name).read_text(encoding="utf-8").splitlines()
-    return UNREACHABLE[name] in source[int(line) - 1]
+    return any(text in source[int(line) - 1] for text in UNREACHABLE[name])
 
 
 def _runtime_library(name: str) -> str:
@@ -144,7 +146,7 @@ def threads_python() -> None:
 
 
 def emulated() -> None:
-    """Harness and drivers for aarch64 under qemu, with UBSan and with ASan.
+    """Harness and drivers for aarch64 under qemu, with ASan and UBSan.
 
     Seen with gcc 12 and qemu-user 7.2: ASan and UBSan find a planted fault; LeakSanitizer ends with
     "does not work under ptrace", so that leaks are left to the other jobs; TSan starts the program
@@ -158,15 +160,13 @@ def emulated() -> None:
     given = write_driver_files(ROOT / "build" / "check" / "drivers")
     toolchain = ROOT / "targets" / "cmake" / "aarch64-linux-gnu-gcc.cmake"
     targets = ["kernel_harness", "allocation_driver", "errors_driver"]
-    for name, static in (("undefined", "-static-libubsan"), ("address", "-static-libasan")):
-        settings = [f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
-        settings += ["-DINGOT_BUILD_TESTS=ON", f"-DINGOT_SANITIZE={name}"]
-        build = build_native(
-            f"arm-{name}", [*settings, f"-DCMAKE_EXE_LINKER_FLAGS={static}"], targets
-        )
-        options = {"ASAN_OPTIONS": "detect_leaks=0:allow_user_segv_handler=1"}
-        board = [qemu, "-cpu", ARM_CPU, "-L", "/usr/aarch64-linux-gnu"]
-        run([*board, build / "kernel_harness", "--quick"], options)
-        sys.stdout.write(run([*board, build / "errors_driver", *given.errors], options))
-        sys.stdout.write(run([*board, build / "allocation_driver", given.plain], options))
-        print(f"aarch64 under qemu, {name}: harness and drivers hold")
+    settings = [f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
+    settings += ["-DINGOT_BUILD_TESTS=ON", "-DINGOT_SANITIZE=address,undefined"]
+    settings.append("-DCMAKE_EXE_LINKER_FLAGS=-static-libasan -static-libubsan")
+    build = build_native("arm-sanitized", settings, targets)
+    options = {"ASAN_OPTIONS": "detect_leaks=0:allow_user_segv_handler=1"}
+    board = [qemu, "-cpu", ARM_CPU, "-L", "/usr/aarch64-linux-gnu"]
+    run([*board, build / "kernel_harness", "--quick"], options)
+    sys.stdout.write(run([*board, build / "errors_driver", *given.errors], options))
+    sys.stdout.write(run([*board, build / "allocation_driver", given.plain], options))
+    print("aarch64 under qemu: harness and drivers hold")

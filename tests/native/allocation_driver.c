@@ -152,6 +152,9 @@ static void open_all(scene *self) {
     TRY(self, ingot_model_open(self->file, &self->model));
     if (!self->bad) {
         TRY(self, ingot_model_info_get(self->model, &self->info));
+        ingot_memory_info memory = {.struct_size = sizeof memory};
+        uint32_t context = 0;
+        TRY(self, ingot_session_measure(self->model, &config, &memory, &context));
         TRY(self, ingot_session_create(self->model, &config, &self->session));
     }
     if (!self->bad) {

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -393,6 +394,79 @@ static void check_measuring(ingot_model *model) {
     ingot_session_destroy(session);
 }
 
+/* A copy whose tensors are said to take more than any model's. */
+static const char *write_wide(const char *plain) {
+    const char *copy = write_copy(plain, "wide.ingot", -1);
+    FILE *file = fopen(copy, "rb+");
+    ingot_section_record record = {0};
+    long at = (long)sizeof(ingot_header) - (long)sizeof record;
+    while (file != NULL && record.kind != INGOT_SECTION_TENSORS) {
+        at += (long)sizeof record;
+        if (fseek(file, at, SEEK_SET) != 0 || fread(&record, sizeof record, 1, file) != 1) {
+            exit(1);
+        }
+    }
+    record.offset = 0;
+    record.size = (64u << 20) + 1;
+    if (file == NULL || fseek(file, at, SEEK_SET) != 0 || fwrite(&record, sizeof record, 1, file) != 1 ||
+        ftruncate(fileno(file), (off_t)record.size) != 0 || fclose(file) != 0) {
+        exit(1);
+    }
+    return copy;
+}
+
+/* What a file may be and still not be opened, and what is said when it changes afterwards. */
+static void check_opening(const char *plain) {
+    ingot_model *model = NULL, *guarded[MANY] = {0};
+    ingot_open_config config = {.struct_size = sizeof config, .isa_mask = 1u << 30};
+    REFUSED(ingot_model_open_with(NULL, &config, &model));
+    REFUSED(ingot_model_open_with(plain, NULL, &model));
+    EXPECT(ERROR_HARDWARE, ingot_model_open_with(plain, &config, &model));
+    EXPECT(ERROR_OUT_OF_MEMORY, ingot_model_open(write_wide(plain), &model));
+    config = (ingot_open_config){.struct_size = sizeof config, .flags = INGOT_OPEN_STRICT};
+    const char *copy = write_copy(plain, "trusted.ingot", -1);
+    (void)chmod(copy, 0666);
+    EXPECT(ERROR_UNTRUSTED, ingot_model_open_with(copy, &config, &model));
+    (void)chmod(copy, 0644);
+    if (geteuid() == 0 && chown(copy, 1, (gid_t)-1) == 0) { /* root owns what everybody trusts */
+        EXPECT(ERROR_UNTRUSTED, ingot_model_open_with(copy, &config, &model));
+    }
+    config.flags = INGOT_OPEN_GUARD;
+    uint32_t count = 0;
+    while (count < MANY && ingot_model_open_with(copy, &config, &guarded[count]) == INGOT_OK) {
+        count++;
+    }
+    EXPECT(ERROR_OUT_OF_MEMORY, ingot_model_open_with(copy, &config, &guarded[MANY - 1]));
+    (void)truncate(copy, 0);
+    ingot_session *session = open_session(guarded[0], 1);
+    EXPECT(ERROR_FILE_LOST, ingot_session_eval(session, tokens, 1, 0));
+    EXPECT(ERROR_FILE_LOST, ingot_model_intact(guarded[0]));
+    ingot_session_destroy(session);
+    while (count > 0) {
+        ingot_model_close(guarded[--count]);
+    }
+}
+
+/* Calls about memory that lack what they are about. */
+static void check_memory(ingot_model *model) {
+    ingot_session *session = open_session(model, 1);
+    ingot_session_config config = {.struct_size = 1};
+    ingot_memory_info memory = {.struct_size = sizeof memory};
+    uint64_t bytes;
+    uint32_t context;
+    uint8_t digest[32];
+    REFUSED(ingot_session_trim(session, NULL));
+    REFUSED(ingot_session_limit_threads(NULL, 1));
+    REFUSED(ingot_model_intact(NULL));
+    REFUSED(ingot_model_release(model, NULL));
+    REFUSED(ingot_model_release(NULL, &bytes));
+    REFUSED(ingot_model_resume(NULL));
+    REFUSED(ingot_model_digest(NULL, digest));
+    REFUSED(ingot_session_measure(model, &config, &memory, &context));
+    EXPECT(OK, ingot_session_measure(model, NULL, &memory, &context));
+    ingot_session_destroy(session);
+}
+
 int main(int count, char **arguments) {
     if (count < 6) {
         printf("usage: errors_driver PLAIN WINDOW TINY SPARSE SCRATCH [--plant status]\n");
@@ -401,11 +475,13 @@ int main(int count, char **arguments) {
     planted = count > 6 ? 7 : 0;
     scratch = arguments[5];
     check_files(arguments[1], arguments[3]);
+    check_opening(arguments[1]);
     check_program(arguments[4]);
     check_kernels();
     ingot_model *plain = open_file(arguments[1]), *window = open_file(arguments[2]);
     check_model(plain);
     check_create(plain);
+    check_memory(plain);
     check_eval(plain);
     check_forked_process(plain);
     check_choice(plain);
