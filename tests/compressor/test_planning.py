@@ -51,12 +51,12 @@ def table(large: Path) -> PlanTable:
 
 def test_every_preset_and_format_has_a_row(table: PlanTable) -> None:
     presets = [preset for row in table.rows for preset in row.presets]
-    assert sorted(presets) == ["balanced", "draft", "quality", "tiny"]
+    assert sorted(presets) == ["balanced", "draft", "full", "quality", "tiny"]
     assert {row.body for row in table.rows} == {
         *("f16", "q8", "q6", "c5", "q4", "q4z", "c4", "c3", "c2", "t2")
     }
     by_body = {row.body: row for row in table.rows}
-    assert by_body["c4"].presets == ("draft", "balanced", "quality")
+    assert by_body["c4"].presets == ("draft", "balanced", "quality", "full")
     assert by_body["c3"].presets == ("tiny",)
     assert table.rows[0].body == load_target(ONE).defaults.body_format
 
