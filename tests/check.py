@@ -51,7 +51,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "all-runtimes": cross.all_runtimes,
 }
 # Long, and covered in part by another step: run by name only.
-ON_REQUEST = ("all-runtimes",)
+ON_REQUEST = ("runtimes", "all-runtimes")
 
 
 def run_step(name: str) -> tuple[bool, float]:
