@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ingot import Model
 from ingot._native import native
+from ingot.canary import LEVELS
 from ingot.errors import InvalidArgumentError
 from ingot.session import Session
 from ingot_compressor.evaluate import Logits, Scores, Window, evaluate
@@ -29,15 +30,6 @@ __all__ = [
     "used_isa",
 ]
 
-ISA_NAMES = {
-    1: "ref",
-    2: "avx2",
-    4: "avxvnni",
-    8: "avx512vnni",
-    16: "neon",
-    32: "neon_dotprod",
-    64: "neon_i8mm",
-}
 # The reference's float32 weights stay in memory if they take at most this share of what is free.
 KEPT_SHARE = 0.5
 
@@ -134,4 +126,4 @@ def measure_file(
 def used_isa() -> str:
     """Return the strongest instruction set that the native kernels may use here."""
     mask = int(native().lib.ingot_cpu_mask())
-    return next((ISA_NAMES[bit] for bit in sorted(ISA_NAMES, reverse=True) if mask & bit), "ref")
+    return next((LEVELS[bit] for bit in sorted(LEVELS, reverse=True) if mask & bit), "ref")
