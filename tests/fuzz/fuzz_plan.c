@@ -44,13 +44,22 @@ int LLVMFuzzerInitialize(int *argument_count, char ***arguments);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #if defined(INGOT_FUZZ_WRAP)
-ingot_status __wrap_ingot_platform_map(const char *path, const uint8_t **data, uint64_t *size);
+ingot_status __wrap_ingot_platform_map(const char *path, bool strict, const uint8_t **data, uint64_t *size);
+ingot_status __wrap_ingot_platform_keep(const uint8_t *data, uint64_t size);
 void __wrap_ingot_platform_unmap(const uint8_t *data, uint64_t size);
 
-ingot_status __wrap_ingot_platform_map(const char *path, const uint8_t **data, uint64_t *size) {
+ingot_status __wrap_ingot_platform_map(const char *path, bool strict, const uint8_t **data, uint64_t *size) {
     (void)path;
+    (void)strict;
     *data = changed;
     *size = opened->size;
+    return INGOT_OK;
+}
+
+/* Nobody else writes these bytes, and they are no mapping that pages could be put over. */
+ingot_status __wrap_ingot_platform_keep(const uint8_t *data, uint64_t size) {
+    (void)data;
+    (void)size;
     return INGOT_OK;
 }
 
