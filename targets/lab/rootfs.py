@@ -119,7 +119,9 @@ def prepare_site(folder: Path, constraints: Path, architecture: str = "aarch64")
     site = place / "site"
     stamp = place / "site.done"
     names = WHEELS_32 if architecture == "armv7" else WHEELS
-    version = python_of(prepare_root(folder, architecture)).name.removeprefix("python")
+    root = prepare_root(folder, architecture)
+    _link_alternatives(root)
+    version = python_of(root).name.removeprefix("python")
     wanted = [*pinned(constraints, names), f"python {version}"]
     if stamp.exists() and stamp.read_text(encoding="utf-8") == "\n".join(wanted):
         return site
@@ -135,6 +137,14 @@ def prepare_site(folder: Path, constraints: Path, architecture: str = "aarch64")
         (site / path.name).symlink_to(path)
     stamp.write_text("\n".join(wanted), encoding="utf-8")
     return site
+
+
+def _link_alternatives(root: Path) -> None:
+    """Put BLAS and LAPACK where the loader looks: packages that are only unpacked do not do it."""
+    for library in sorted(root.glob("usr/lib/*/*/lib*.so.3")):
+        link = library.parent.parent / library.name
+        if library.parent.name in ("blas", "lapack") and not link.exists():
+            link.symlink_to(Path(library.parent.name) / library.name)
 
 
 def _debian_packages(folder: Path, architecture: str) -> list[Path]:
