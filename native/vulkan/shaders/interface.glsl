@@ -89,10 +89,32 @@ float exact_exp(float x) {
     return y * uintBitsToFloat(uint(int(n) + 127) << 23);
 }
 
-// a / b with its last bits put right: Vulkan's division may be off by two units. b is positive.
+// a / b rounded to nearest even: Vulkan's division may be off by two units, and fma() need not be fused, but where an
+// activation lies halfway between two codes the last bit decides. Long division of the mantissas; a >= 0, b > 0.
 float exact_divide(float a, float b) {
-    const float quotient = a / b;
-    return abs(quotient) < 3.0e38 && b < 3.0e38 ? quotient + fma(-quotient, b, a) / b : quotient;
+    const uint bits_a = floatBitsToUint(a), bits_b = floatBitsToUint(b);
+    const int exponent_a = int(bits_a >> 23), exponent_b = int(bits_b >> 23);
+    uint rest = (bits_a & 0x7fffffu) | 0x800000u;
+    const uint divisor = (bits_b & 0x7fffffu) | 0x800000u;
+    int exponent = exponent_a - exponent_b + 127;
+    if (rest < divisor) {
+        rest <<= 1;
+        exponent--;
+    }
+    if (exponent_a == 0 || exponent_b == 0 || exponent_a == 255 || exponent_b == 255 || exponent < 1 ||
+        exponent > 253) {
+        return a / b;
+    }
+    uint quotient = 1u; // 1 <= rest / divisor < 2; 24 bits more follow
+    rest -= divisor;
+    [[unroll]] for (uint i = 0u; i < 3u; i++) {
+        const uint digits = (rest << 8) / divisor;
+        rest = (rest << 8) - digits * divisor;
+        quotient = quotient << 8 | digits;
+    }
+    const uint mantissa = quotient >> 1;
+    const bool up = (quotient & 1u) != 0u && (rest != 0u || (mantissa & 1u) != 0u);
+    return uintBitsToFloat((uint(exponent) << 23) + (mantissa + uint(up) - 0x800000u));
 }
 
 float silu(float x) { return x / (1.0 + exact_exp(-x)); }

@@ -51,7 +51,7 @@ void main() {
         sum = fma(value, value, sum);
     }
     const float variance = total_of(sum) / float(SLICE) + (PLANTED(6u) ? 0.01 : EPSILON);
-    const float inverse = exact_divide(1.0, sqrt(variance));
+    const float inverse = 1.0 / sqrt(variance);
     for (uint i = lane; i < SLICE; i += 128u) {
 #if CENTRED
         y[to + i] = (x[from + i] - mean) * inverse * weight[WEIGHT_BASE + i] + bias[BIAS_BASE + i];
