@@ -97,6 +97,9 @@ bool ingot_vulkan_wanted(const char *word);
 /** The number of INGOT_VULKAN_<word>, or `otherwise`. */
 uint64_t ingot_vulkan_setting(const char *word, uint64_t otherwise);
 
+/** The text of INGOT_VULKAN_<word>, NULL if it is not set. */
+const char *ingot_vulkan_text(const char *word);
+
 /* Messages: one per thread. */
 ingot_status ingot_vulkan_fail(ingot_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /** INGOT_OK for VK_SUCCESS, else what it means, with `what` in the message. */

@@ -30,7 +30,7 @@ typedef struct ingot_vulkan_traits {
     bool int_dot, storage_8, storage_16, float16, subgroup_control, cooperative_matrix;
 } ingot_vulkan_traits;
 
-/* A trap of targets/vulkan_devices.toml: a device whose name has `name` in it, and of this driver if one is given. */
+/* A trap of targets/traps/vulkan_devices.toml: a device whose name has `name` in it, and of this driver if one is given. */
 typedef struct ingot_vulkan_trap {
     const char *name;
     uint32_t driver; /* VkDriverId, 0: any */

@@ -16,19 +16,19 @@ static bool ready;
 static const char LAYER[] = "VK_LAYER_KHRONOS_validation";
 static const char *const LIBRARIES[] = {"libvulkan.so.1", "libvulkan.so"}; /* the second is Android's */
 
-static const char *setting_text(const char *word) {
+const char *ingot_vulkan_text(const char *word) {
     char name[64];
     (void)snprintf(name, sizeof name, "INGOT_VULKAN_%s", word);
     return getauxval(AT_SECURE) != 0 ? NULL : getenv(name);
 }
 
 bool ingot_vulkan_wanted(const char *word) {
-    const char *text = setting_text(word);
+    const char *text = ingot_vulkan_text(word);
     return text != NULL && strcmp(text, "1") == 0;
 }
 
 uint64_t ingot_vulkan_setting(const char *word, uint64_t otherwise) {
-    const char *text = setting_text(word);
+    const char *text = ingot_vulkan_text(word);
     return text != NULL && *text != '\0' ? strtoull(text, NULL, 10) : otherwise;
 }
 

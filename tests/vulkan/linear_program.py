@@ -16,14 +16,16 @@ from ingot.format import (
     LinearParameters,
     Opcode,
     Rows,
+    ScalarParameters,
 )
-from ingot.reference import ReferenceSession, check_operations
+from ingot.reference import check_operations
 from ingot.reference.compare import OperationCheck
 from tests.runtime.random_weights import make
 from tests.runtime.small_program import ProgramBuilder
 from tests.vulkan.backend_driver import BackendSession
 
 VOCABULARY = 53
+WIDE, KNOWN, GATED, NARROW = 5003, 4990, 1590, 32  # of wide_program; ids below KNOWN are sampled
 ONE = LinearParameters(1, Epilogue.NONE)
 
 
@@ -47,9 +49,7 @@ class LinearProgram:
     def linear(
         self, x: str, weight: str, out: str, width: int, parameters: LinearParameters = ONE
     ) -> str:
-        return self.b.op(
-            Opcode.LINEAR, (x, weight), (self.b.activation(out, width),), parameters
-        )
+        return self.b.op(Opcode.LINEAR, (x, weight), (self.b.activation(out, width),), parameters)
 
     def three(self, x: str) -> None:
         widths = {"a": self.n, "b": 16, "c": 33}
@@ -79,6 +79,23 @@ class LinearProgram:
         return self.b.write(path, "ids", logits, VOCABULARY)
 
 
+def wide_program(path: Path) -> Path:
+    """Write a table and a gate of many tiles; the last instruction copies `raw` to the logits."""
+    b = ProgramBuilder(chunk=32)
+    b.tokens("ids")
+    table = b.weight("table", make(Dtype.F16, 0, WIDE, NARROW))
+    gate = b.weight("gate", make(Dtype.Q8, 32, 2 * -(-GATED // 16) * 16, NARROW, seed=1))
+    b.op(Opcode.EMBED, ("ids", table), (b.activation("x", NARROW),))
+    gated = (b.activation("gated", GATED),)
+    b.op(Opcode.LINEAR, ("x", gate), gated, LinearParameters(1, Epilogue.SILU_GATE))
+    b.op(Opcode.SELECT_LAST, ("x",), (b.activation("last", NARROW, Rows.SELECTED),))
+    raw = b.activation("raw", WIDE, Rows.SELECTED)
+    b.op(Opcode.LINEAR, ("last", table), (raw,), ONE)
+    logits = b.activation("logits", WIDE, Rows.SELECTED)
+    b.op(Opcode.SCALE, (raw,), (logits,), ScalarParameters(1.0))
+    return b.write(path, "ids", logits, KNOWN)
+
+
 def check_session(
     container: Container, session: BackendSession, tokens: list[int], wanted: int
 ) -> list[OperationCheck]:
@@ -98,8 +115,3 @@ def check_session(
 def worst(checks: list[OperationCheck]) -> OperationCheck:
     """Return the check that is nearest to its bound or farthest beyond."""
     return max(checks, key=lambda check: check.ratio)
-
-
-def reference_logits(container: Container, tokens: list[int], wanted: int) -> np.ndarray:
-    """Return the reference's logits."""
-    return ReferenceSession(container).eval(tokens, wanted)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from ingot.format import AttentionParameters
 from ingot.reference.attention import unseen
-from ingot.reference.kv_formats import hadamard
 
 BLOCK = 64
 F32 = NDArray[np.float32]
@@ -22,6 +21,21 @@ def coded(rows: F32, limit: int) -> tuple[NDArray[np.int64], NDArray[np.float16]
     inverse = np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide > 0)
     codes = np.clip(np.rint(rows * inverse[:, None]), -limit, limit)
     return codes.astype(np.int64), scale
+
+
+def turned(rows: F32) -> F32:
+    """Return rows times the Hadamard matrix, in float32 and in the kernels' order.
+
+    Source: attention.h; the order decides roundings, and those decide a code now and then.
+    """
+    out = rows.astype(np.float32)
+    half = 1
+    while half < out.shape[1]:
+        pairs = out.reshape(len(out), -1, 2, half)
+        out = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2)
+        out = out.reshape(len(rows), -1)
+        half *= 2
+    return out
 
 
 def padded(rows: F32) -> F32:
@@ -43,8 +57,8 @@ def head_bytes(keys: F32, values: F32, kv: str) -> tuple[bytes, bytes]:
     if kv == "f16":
         groups = full[0].reshape(4, 16, size).transpose(0, 2, 1).astype(np.float16)
         return groups.tobytes(), padded(full[1]).astype(np.float16).tobytes()
-    turned = full[0] @ hadamard(size) if kv == "k8v4" else full[0]
-    codes, scales = coded(padded(turned), 127)
+    rows = turned(full[0]) if kv == "k8v4" else full[0]
+    codes, scales = coded(padded(rows), 127)
     quads = codes.astype(np.int8).reshape(4, 16, -1, 4).transpose(0, 2, 1, 3)
     value_codes, value_scales = coded(padded(full[1]), 127 if kv == "kv8" else 7)
     if kv == "kv8":
@@ -74,13 +88,15 @@ def quantized_attention(
     group = parameters.heads // parameters.kv_heads
     hidden = unseen(m, total, parameters.window, parameters.sinks)
     out = np.zeros((2, m, parameters.heads, d))
-    turn = hadamard(d) if kv == "k8v4" else np.eye(d, dtype=np.float32)
     factor = parameters.scale / (d if kv == "k8v4" else 1)
     for h in range(parameters.heads):
         at = slice(h // group * d, (h // group + 1) * d)
-        key_codes, key_scales = coded(padded(keys[:, at] @ turn), 127)
+        key_codes, key_scales = coded(
+            padded(turned(keys[:, at]) if kv == "k8v4" else keys[:, at]), 127
+        )
         value_codes, value_scales = coded(values[:, at], 127 if kv == "kv8" else 7)
-        rows = padded(q[:, h * d : (h + 1) * d] @ turn)
+        own = q[:, h * d : (h + 1) * d]
+        rows = padded(turned(own) if kv == "k8v4" else own)
         largest = np.abs(rows).max(axis=1, keepdims=True)
         query_codes = np.rint(rows * (np.float32(127) / largest)).astype(np.int64)
         scores = (query_codes @ key_codes.T) * (largest.astype(np.float64) / 127 * factor)

@@ -13,7 +13,7 @@ void main() {
     const uint lane = gl_LocalInvocationID.x, rows = M * QUERY_GROUP;
     const uint kv_head = gl_WorkGroupID.x / rows, row = gl_WorkGroupID.x % rows;
     const uint first = gl_WorkGroupID.x * SPLITS, width = HEAD_PADDED + 2u;
-    const uint splits = min(SPLITS, (pass_position + M - 1u) / (64u * SPLIT_BLOCKS) + 1u);
+    const uint splits = min(SPLITS, (pass_position + M - 1u) / (64u * SPLIT_BLOCKS) + 1u - uint(PLANTED(11u)));
     float most = -3.0e38, total = 0.0;
     for (uint i = 0u; i < splits; i++) {
         most = larger(partials[(first + i) * width], most);
