@@ -82,7 +82,7 @@ def test_a_backend_that_is_not_there_is_named(run: Run, stories: Path) -> None:
     status, _, errors = run("bench", str(stories), "--backend", "./libingot_none.so")
     assert status == 1
     assert "backend ./libingot_none.so is not installed" in _said(errors)
-    assert "one of cpu, vulkan, cuda, auto" in _said(run("run", "f", "--backend", "opencl")[2])
+    assert "cpu, vulkan, cuda, auto" in " ".join(run("run", "f", "--backend", "opencl")[2].split())
 
 
 def test_run_prints_one_json_object(
