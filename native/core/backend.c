@@ -43,7 +43,7 @@ static ingot_status load(const char *backend, void **library, const ingot_backen
     *api = get();
     if ((*api)->abi != INGOT_BACKEND_ABI || (*api)->struct_size != sizeof **api) {
         ingot_platform_unload(*library);
-        return ingot_fail(INGOT_ERROR_UNSUPPORTED,
+        return ingot_fail(INGOT_ERROR_NO_BACKEND,
                           "'%.200s' is of another build: interface %u, expected %u; install both from one package",
                           path, (*api)->abi, INGOT_BACKEND_ABI);
     }

@@ -29,7 +29,7 @@ typedef struct ingot_backend_model {
 } ingot_backend_model;
 
 /** Opens model->file on the backend that config names, and makes model->backend.
- * @return INGOT_ERROR_UNSUPPORTED if there is no such backend, INGOT_ERROR_HARDWARE if the device is not to be used. */
+ * @return INGOT_ERROR_NO_BACKEND if there is no such backend, INGOT_ERROR_HARDWARE if the device is not to be used. */
 ingot_status ingot_backend_prepare(ingot_model *model, const ingot_open_config *config, const char *path);
 void ingot_backend_discard(ingot_backend_model *backend);
 

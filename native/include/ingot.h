@@ -42,6 +42,7 @@ typedef enum ingot_status {
     INGOT_ERROR_UNTRUSTED = 44, /* a file that others may write, where that was to be refused */
     INGOT_ERROR_FILE_LOST = 45, /* a guarded file was cut short, or its storage failed, while it was open */
     INGOT_ERROR_HARDWARE = 60,
+    INGOT_ERROR_NO_BACKEND = 61, /* it is not installed, or of another build */
     INGOT_ERROR_INTERNAL = 90
 } ingot_status;
 
@@ -298,7 +299,7 @@ ingot_status ingot_model_open_with(const char *path, const ingot_open_config *co
  * section; the other calls look for themselves. */
 ingot_status ingot_model_intact(const ingot_model *model);
 /** Describes device `device` of a backend; *count are there. With none, *count is 0 and info->refused says what was
- * looked for. info->struct_size must be set. @return INGOT_ERROR_UNSUPPORTED if there is no such backend. */
+ * looked for. info->struct_size must be set. @return INGOT_ERROR_NO_BACKEND. */
 ingot_status ingot_backend_device_get(const char *backend, uint32_t device, ingot_device_info *info, uint32_t *count);
 /** Which instructions of entry 'step' run on the model's backend: 1, else 0. @param capacity at least instruction_count. */
 ingot_status ingot_model_taken(const ingot_model *model, uint8_t *taken, uint32_t capacity);

@@ -26,12 +26,12 @@ ingot_status ingot_platform_load(const char *path, const char *symbol, void **li
     /* Drivers leave threads behind: their code stays. */
     *library = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (*library == NULL) {
-        return ingot_fail(INGOT_ERROR_UNSUPPORTED, "no such backend: %.400s", dlerror());
+        return ingot_fail(INGOT_ERROR_NO_BACKEND, "no such backend: %.400s", dlerror());
     }
     *function = dlsym(*library, symbol);
     if (*function == NULL) {
         dlclose(*library);
-        return ingot_fail(INGOT_ERROR_UNSUPPORTED, "'%.200s' is no backend: it has no %s", path, symbol);
+        return ingot_fail(INGOT_ERROR_NO_BACKEND, "'%.200s' is no backend: it has no %s", path, symbol);
     }
     return INGOT_OK;
 }

@@ -57,7 +57,7 @@ void ingot_platform_wake_all(_Atomic uint32_t *word);
 
 /** The folder of this library, for what is installed beside it. @return INGOT_ERROR_IO. */
 ingot_status ingot_platform_own_folder(char *folder, size_t size);
-/** Loads a library and finds a function in it. @return INGOT_ERROR_UNSUPPORTED with the loader's reason. */
+/** Loads a library and finds a function in it. @return INGOT_ERROR_NO_BACKEND with the loader's reason. */
 ingot_status ingot_platform_load(const char *path, const char *symbol, void **library, void **function);
 void ingot_platform_unload(void *library);
 /** A descriptor for reading `path`, if the file still begins with these bytes; -1 otherwise. */

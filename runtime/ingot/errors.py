@@ -19,7 +19,6 @@ __all__ = [
     "InvalidArgumentError",
     "MemoryLimitError",
     "MissingExtraError",
-    "NotBuiltError",
     "OutOfMemoryError",
     "SignatureError",
     "StateError",
@@ -127,10 +126,6 @@ class MissingExtraError(IngotError, ImportError):
     """A part of Ingot is not installed; the message has the command."""
 
 
-class NotBuiltError(IngotError, NotImplementedError):
-    """An option whose method does not exist yet; the CLI exits with 2."""
-
-
 class SignatureError(IngotError, ValueError):
     """A manifest is not signed by a key that the store trusts, or is older than what it had."""
 
@@ -161,6 +156,7 @@ _CLASSES: dict[int, type[IngotError]] = {
     44: UntrustedFileError,
     45: FileLostError,
     60: HardwareError,
+    61: MissingExtraError,
     90: InternalError,
 }
 
