@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "compressor"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runtime"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import cross, native, package, sanitizers, source, suite, updates
+from tests.checks import cross, native, package, sanitizers, source, suite, updates, vulkan
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -34,6 +34,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "wheel": package.wheel,
     "no-compiler": cross.no_compiler,
     "examples": package.examples,
+    "shaders": vulkan.shaders,
     "slow": suite.slow_tests,
     "kills": updates.kills,
     "deploy": updates.deployment,
@@ -44,6 +45,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "address-python": sanitizers.address_python,
     "threads-python": sanitizers.threads_python,
     "address-arm": sanitizers.emulated,
+    "vulkan-board": vulkan.board,
     "runtimes": cross.runtimes,
     "wheels": cross.wheels,
     "boards": cross.boards,
