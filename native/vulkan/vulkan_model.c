@@ -66,7 +66,11 @@ void ingot_vulkan_model_close(void *closed) {
     for (uint32_t i = 0; i < model->segment_count; i++) {
         ingot_vulkan_buffer_close(&model->device, &model->segments[i]);
     }
+    if (model->tile_offset_count != 0 && model->device.vk.DestroyBuffer != NULL) {
+        ingot_vulkan_buffer_close(&model->device, &model->offsets);
+    }
     ingot_vulkan_device_close(&model->device);
+    free(model->tile_offsets);
     free(model->segments);
     free(model->pieces);
     free(model->tensors);

@@ -12,10 +12,12 @@ typedef struct ingot_vulkan_piece {
     uint64_t range;
     uint32_t shift; /* bytes from there to the data */
     uint32_t first_tile, tiles;
+    uint64_t begin, bytes; /* of the tensor */
 } ingot_vulkan_piece;
 
 typedef struct ingot_vulkan_pieces {
     uint32_t first, count; /* of the model's pieces; count 0: the tensor is not on the device */
+    uint32_t first_offset; /* of the model's tile offsets, if the tensor is sparse */
 } ingot_vulkan_pieces;
 
 typedef struct ingot_vulkan_model {
@@ -25,6 +27,9 @@ typedef struct ingot_vulkan_model {
     ingot_vulkan_pieces *tensors; /* (tensor_count) */
     ingot_vulkan_piece *pieces;
     uint32_t piece_count;
+    uint32_t *tile_offsets; /* of sparse tensors, in 16 bytes: each tile and the end */
+    uint32_t tile_offset_count;
+    ingot_vulkan_buffer offsets; /* the same on the device */
     ingot_vulkan_buffer *segments; /* of weights; one where they are imported */
     uint32_t segment_count;
     uint64_t uploaded, imported; /* bytes */

@@ -6,7 +6,15 @@
 #include "core/layout.h"
 #include "vulkan/vulkan_record.h"
 
-enum { FLAG_BIAS = 1, FLAG_RESIDUAL = 2, FLAG_SILU = 4, FLAG_GELU = 8, FLAG_K8 = 16, NAME_BYTES = 48 };
+enum {
+    FLAG_BIAS = 1,
+    FLAG_RESIDUAL = 2,
+    FLAG_SILU = 4,
+    FLAG_GELU = 8,
+    FLAG_K8 = 16,
+    FLAG_SPARSE = 32,
+    NAME_BYTES = 48
+};
 
 static const char *format_name(uint32_t dtype) {
     switch (dtype) {
@@ -36,6 +44,11 @@ static void fill_format(const ingot_tensor_record *record, const ingot_vulkan_pi
     words[8] = ingot_vulkan_ceiling(k, group);
     words[20] = (uint32_t)record->delta;
     memcpy(words + 21, record->codebook, sizeof record->codebook);
+}
+
+static uint32_t superblocks_of(const ingot_tensor_record *record) {
+    const ingot_tile_geometry geometry = ingot_geometry_of(record->dtype, record->group);
+    return ingot_vulkan_ceiling((uint32_t)record->shape[1], (uint32_t)(geometry.group * geometry.groups));
 }
 
 /* How the parts of a linear read their input. */
@@ -102,24 +115,31 @@ static ingot_status quantize_input(ingot_vulkan_recorder *recorder, const linear
     return status;
 }
 
+/* Tiles that store different superblocks do not share a walk over k: they take their tokens by eights. */
+static bool is_many(const ingot_tensor_record *record, uint32_t rows) {
+    return rows > INGOT_VULKAN_FEW && record->sparsity == INGOT_SPARSITY_DENSE;
+}
+
 static void choose_shader(const ingot_vulkan_recorder *recorder, const ingot_tensor_record *record, uint32_t rows,
                           char name[NAME_BYTES]) {
     const bool dot = recorder->session->model->device.traits.int_dot && record->dtype != INGOT_DTYPE_F16;
     const char *suffix = dot ? "_dot" : "", *format = format_name(record->dtype);
-    if (rows > INGOT_VULKAN_FEW) {
+    if (is_many(record, rows)) {
         (void)snprintf(name, NAME_BYTES, "linear_many_%s%s", format, suffix);
     } else {
         (void)snprintf(name, NAME_BYTES, "linear_few_%s_%d%s", format, rows == 1 ? 1 : INGOT_VULKAN_FEW, suffix);
     }
 }
 
-static void set_sizes(const linear_call *call, const ingot_vulkan_piece *piece, bool gated, ingot_vulkan_dispatch *to) {
-    if (call->x.count > INGOT_VULKAN_FEW) {
+static void set_sizes(const linear_call *call, const ingot_tensor_record *record, const ingot_vulkan_piece *piece,
+                      ingot_vulkan_dispatch *to) {
+    const bool gated = call->parameters->epilogue != INGOT_EPILOGUE_NONE;
+    if (is_many(record, call->x.count)) {
         to->x = ingot_vulkan_ceiling(piece->tiles, 4);
         to->y = ingot_vulkan_ceiling(call->x.count, 32);
     } else {
         to->x = gated ? piece->tiles / 2 : piece->tiles;
-        to->y = 1;
+        to->y = ingot_vulkan_ceiling(call->x.count, INGOT_VULKAN_FEW);
     }
     to->z = 1;
 }
@@ -129,7 +149,8 @@ static uint32_t flags_of(const linear_call *call, const ingot_tensor_record *rec
     return (call->bias ? FLAG_BIAS : 0u) | (call->residual ? FLAG_RESIDUAL : 0u) |
            (epilogue == INGOT_EPILOGUE_SILU_GATE ? FLAG_SILU : 0u) |
            (epilogue == INGOT_EPILOGUE_GELU_TANH_GATE ? FLAG_GELU : 0u) |
-           (record->layout == INGOT_LAYOUT_T16_K8 ? FLAG_K8 : 0u);
+           (record->layout == INGOT_LAYOUT_T16_K8 ? FLAG_K8 : 0u) |
+           (record->sparsity == INGOT_SPARSITY_SUPERBLOCK ? FLAG_SPARSE : 0u);
 }
 
 /* Bindings and words that are the same for all pieces of part j. */
@@ -182,7 +203,12 @@ ingot_status ingot_vulkan_record_linear(ingot_vulkan_recorder *recorder) {
             fill_part(recorder, &call, j, &dispatch);
             fill_format(record, piece, dispatch.words);
             dispatch.bindings[0] = ingot_vulkan_piece_binding(piece);
-            set_sizes(&call, piece, call.parameters->epilogue != INGOT_EPILOGUE_NONE, &dispatch);
+            set_sizes(&call, record, piece, &dispatch);
+            if (record->sparsity != INGOT_SPARSITY_DENSE) {
+                dispatch.bindings[7] = ingot_vulkan_whole(&model->offsets);
+                dispatch.words[29] = pieces.first_offset;
+                dispatch.words[30] = superblocks_of(record);
+            }
             status = ingot_vulkan_emit(recorder, &dispatch);
         }
     }

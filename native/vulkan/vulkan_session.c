@@ -26,7 +26,8 @@ uint32_t ingot_vulkan_rows_of(const ingot_vulkan_session *session, uint32_t tens
 /* Sizes that follow from the config; scratch has whole kernels of rows. */
 static void measure(ingot_vulkan_session *session) {
     const ingot_backend_session_config *config = &session->config;
-    const uint64_t rows = larger(larger(config->chunk, config->logits_rows), INGOT_VULKAN_FEW);
+    const uint32_t most = larger(config->chunk, config->logits_rows);
+    const uint64_t rows = ingot_vulkan_ceiling(most, INGOT_VULKAN_FEW) * INGOT_VULKAN_FEW;
     const uint64_t wide = larger(session->model->widest_k, 128);
     session->scratch_codes = (rows * wide + 255) / 256 * 256;
     session->scratch_groups = (rows * wide / 32 * 8 + 255) / 256 * 256;

@@ -8,7 +8,7 @@
 enum { MOST_HEAD = 256, MOST_GROUPS = 65535 };
 
 static bool takes_weight(const ingot_tensor_record *record) {
-    return record->sparsity == INGOT_SPARSITY_DENSE && ingot_layout_valid(record->dtype, record->layout) &&
+    return ingot_layout_valid(record->dtype, record->layout) && record->size / 16 <= UINT32_MAX &&
            record->shape[0] <= (uint64_t)MOST_GROUPS * INGOT_TILE_ROWS;
 }
 

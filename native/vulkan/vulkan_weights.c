@@ -8,21 +8,54 @@
 #include "core/layout.h"
 #include "vulkan/vulkan_model.h"
 
-enum { TILES_OF_CUT = 4, UPLOAD_ROOM = 8 << 20, MOST_SEGMENT = 1 << 30 };
+enum { TILES_OF_CUT = 4, UPLOAD_ROOM = 8 << 20, MOST_SEGMENT = 1 << 30, UNIT = 16 };
 
-/* A gate and its up, and the four tiles of a workgroup, stay together. */
-static uint64_t cut_bytes(const ingot_tensor_record *record) {
-    return record->role == INGOT_ROLE_CONSTANT
-               ? record->size
-               : TILES_OF_CUT * ingot_tile_bytes(record->dtype, record->shape[1], record->group);
+static uint32_t tiles_of(const ingot_tensor_record *record) {
+    return record->role == INGOT_ROLE_WEIGHT ? (uint32_t)((record->shape[0] + INGOT_TILE_ROWS - 1) / INGOT_TILE_ROWS)
+                                             : 1;
 }
 
-/* Bytes of a piece but the last. */
-static uint64_t piece_bytes(const ingot_vulkan_model *model, const ingot_tensor_record *record) {
-    const uint64_t cut = cut_bytes(record), room = model->device.range - INGOT_TENSOR_ALIGNMENT;
-    return room < cut ? cut : room / cut * cut;
+/* Where a tile of a tensor starts, or (tile = tiles_of) ends. */
+static uint64_t tile_at(const ingot_vulkan_model *model, uint32_t tensor, uint32_t tile) {
+    const ingot_tensor_record *record = &model->program.tensors[tensor];
+    if (record->sparsity != INGOT_SPARSITY_DENSE) {
+        return (uint64_t)model->tile_offsets[model->tensors[tensor].first_offset + tile] * UNIT;
+    }
+    return record->role == INGOT_ROLE_WEIGHT ? tile * ingot_tile_bytes(record->dtype, record->shape[1], record->group)
+                                             : tile * record->size;
 }
 
+/* A gate and its up, and the four tiles of a workgroup, stay together. Writes pieces unless they are NULL.
+ * @return how many there are, 0 if four tiles are too long for a binding. */
+static uint32_t cut_tensor(const ingot_vulkan_model *model, uint32_t tensor, ingot_vulkan_piece *pieces) {
+    const uint32_t tiles = tiles_of(&model->program.tensors[tensor]);
+    const uint64_t room = model->device.range - INGOT_TENSOR_ALIGNMENT;
+    uint32_t count = 0;
+    for (uint32_t first = 0, end; first < tiles; first = end) {
+        const uint64_t begin = tile_at(model, tensor, first);
+        end = first;
+        for (uint32_t next = first; next < tiles;) {
+            next = tiles - next < TILES_OF_CUT ? tiles : next + TILES_OF_CUT;
+            if (tile_at(model, tensor, next) - begin > room) {
+                break;
+            }
+            end = next;
+        }
+        if (end == first) {
+            return 0;
+        }
+        if (pieces != NULL) {
+            pieces[count] = (ingot_vulkan_piece){.first_tile = first,
+                                                 .tiles = end - first,
+                                                 .begin = begin,
+                                                 .bytes = tile_at(model, tensor, end) - begin};
+        }
+        count++;
+    }
+    return count;
+}
+
+/* Tensors of the model that instructions which are taken read, marked by a count of 1. */
 static void mark_tensors(ingot_vulkan_model *model) {
     const ingot_backend_program *program = &model->program;
     for (uint32_t i = 0; i < program->instruction_count; i++) {
@@ -30,43 +63,104 @@ static void mark_tensors(ingot_vulkan_model *model) {
         for (uint32_t j = 0; model->takes[i] && j < program->instructions[i].inputs; j++) {
             const ingot_tensor_record *record = &program->tensors[operands[j]];
             if (record->role == INGOT_ROLE_WEIGHT || record->role == INGOT_ROLE_CONSTANT) {
-                const uint64_t size = piece_bytes(model, record);
-                model->tensors[operands[j]].count = (uint32_t)((record->size + size - 1) / size);
+                model->tensors[operands[j]].count = 1;
             }
         }
     }
 }
 
+/* Tile offsets of a sparse tensor, from its lists. */
+static ingot_status walk_lists(ingot_vulkan_model *model, uint32_t tensor) {
+    const ingot_tensor_record *record = &model->program.tensors[tensor];
+    const uint32_t tiles = tiles_of(record);
+    uint64_t *offsets = calloc(tiles + 1, sizeof *offsets);
+    ingot_status status = INGOT_OK;
+    if (offsets == NULL) {
+        return ingot_vulkan_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for the tiles of a tensor");
+    }
+    if (!ingot_sparse_walk(record->dtype, record->shape[0], record->shape[1], record->group,
+                           model->program.weights + record->offset, record->size, offsets)) {
+        status = ingot_vulkan_fail(INGOT_ERROR_FORMAT, "tensor %u: a list of superblocks is out of order", tensor);
+    }
+    for (uint32_t i = 0; i <= tiles && status == INGOT_OK; i++) {
+        model->tile_offsets[model->tensors[tensor].first_offset + i] = (uint32_t)(offsets[i] / UNIT);
+    }
+    free(offsets);
+    return status;
+}
+
+static ingot_status make_tile_offsets(ingot_vulkan_model *model) {
+    const ingot_backend_program *program = &model->program;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < program->tensor_count; i++) {
+        if (model->tensors[i].count != 0 && program->tensors[i].sparsity != INGOT_SPARSITY_DENSE) {
+            model->tensors[i].first_offset = count;
+            count += tiles_of(&program->tensors[i]) + 1;
+        }
+    }
+    if (count == 0) {
+        return INGOT_OK;
+    }
+    model->tile_offsets = calloc(count, sizeof *model->tile_offsets);
+    if (model->tile_offsets == NULL) {
+        return ingot_vulkan_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for the tiles of %u tensors", count);
+    }
+    ingot_status status = INGOT_OK;
+    for (uint32_t i = 0; i < program->tensor_count && status == INGOT_OK; i++) {
+        if (model->tensors[i].count != 0 && program->tensors[i].sparsity != INGOT_SPARSITY_DENSE) {
+            status = walk_lists(model, i);
+        }
+    }
+    const uint64_t bytes = count * sizeof *model->tile_offsets;
+    status = status == INGOT_OK ? ingot_vulkan_buffer_open(&model->device, bytes, INGOT_VULKAN_DEVICE, &model->offsets)
+                                : status;
+    if (status == INGOT_OK) {
+        model->tile_offset_count = count;
+        ingot_vulkan_transfer transfer;
+        status = ingot_vulkan_transfer_open(&model->device, bytes, &transfer);
+        status = status == INGOT_OK
+                     ? ingot_vulkan_copy_in(&model->device, &transfer, &model->offsets, 0, model->tile_offsets, bytes)
+                     : status;
+        ingot_vulkan_transfer_close(&model->device, &transfer);
+    }
+    return status;
+}
+
 static ingot_status make_pieces(ingot_vulkan_model *model) {
     mark_tensors(model);
-    for (uint32_t i = 0; i < model->program.tensor_count; i++) {
+    ingot_status status = make_tile_offsets(model);
+    for (uint32_t i = 0; i < model->program.tensor_count && status == INGOT_OK; i++) {
         model->tensors[i].first = model->piece_count;
+        if (model->tensors[i].count == 0) {
+            continue;
+        }
+        model->tensors[i].count = cut_tensor(model, i, NULL);
         model->piece_count += model->tensors[i].count;
-        if (model->tensors[i].count != 0 && cut_bytes(&model->program.tensors[i]) > model->device.range - 256) {
-            return ingot_vulkan_fail(
-                INGOT_ERROR_HARDWARE, "tensor %u: %llu bytes in one piece, the device binds at most %llu", i,
-                (unsigned long long)cut_bytes(&model->program.tensors[i]), (unsigned long long)model->device.range);
+        if (model->tensors[i].count == 0) {
+            return ingot_vulkan_fail(INGOT_ERROR_HARDWARE,
+                                     "tensor %u: four tiles in one piece are more than the %llu bytes that the device"
+                                     " binds",
+                                     i, (unsigned long long)model->device.range);
         }
     }
     model->pieces = calloc(model->piece_count + 1, sizeof *model->pieces);
-    return model->pieces != NULL ? INGOT_OK : ingot_vulkan_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for pieces");
+    if (status == INGOT_OK && model->pieces == NULL) {
+        status = ingot_vulkan_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for pieces");
+    }
+    for (uint32_t i = 0; i < model->program.tensor_count && status == INGOT_OK; i++) {
+        if (model->tensors[i].count != 0) {
+            (void)cut_tensor(model, i, model->pieces + model->tensors[i].first);
+        }
+    }
+    return status;
 }
 
-/* Piece j of a tensor, whose bytes start at `place` of a buffer. */
-static void set_piece(ingot_vulkan_model *model, uint32_t tensor, uint32_t j, VkBuffer buffer, uint64_t place) {
-    const ingot_tensor_record *record = &model->program.tensors[tensor];
-    const uint64_t size = piece_bytes(model, record), begin = j * size, cut = cut_bytes(record) / TILES_OF_CUT;
-    const uint64_t bytes = record->size - begin < size ? record->size - begin : size;
-    const uint64_t offset = place / model->device.alignment * model->device.alignment;
-    const bool tiled = record->role == INGOT_ROLE_WEIGHT;
-    model->pieces[model->tensors[tensor].first + j] = (ingot_vulkan_piece){
-        .buffer = buffer,
-        .offset = offset,
-        .range = place - offset + bytes,
-        .shift = (uint32_t)(place - offset),
-        .first_tile = tiled ? (uint32_t)(begin / cut) : 0,
-        .tiles = tiled ? (uint32_t)(bytes / cut) : 0,
-    };
+/* Where a piece lies: its bytes start at `place` of a buffer. */
+static void set_piece(const ingot_vulkan_model *model, ingot_vulkan_piece *piece, VkBuffer buffer, uint64_t place) {
+    piece->buffer = buffer;
+    piece->offset = place / model->device.alignment * model->device.alignment;
+    piece->shift = (uint32_t)(place - piece->offset);
+    piece->range = piece->shift + piece->bytes;
 }
 
 static bool try_import(ingot_vulkan_model *model) {
@@ -85,8 +179,8 @@ static bool try_import(ingot_vulkan_model *model) {
     model->imported = program->weights_size;
     for (uint32_t i = 0; i < program->tensor_count; i++) {
         for (uint32_t j = 0; j < model->tensors[i].count; j++) {
-            const uint64_t size = piece_bytes(model, &program->tensors[i]);
-            set_piece(model, i, j, model->segments[0].buffer, program->tensors[i].offset + j * size);
+            ingot_vulkan_piece *piece = &model->pieces[model->tensors[i].first + j];
+            set_piece(model, piece, model->segments[0].buffer, program->tensors[i].offset + piece->begin);
         }
     }
     return true;
@@ -102,9 +196,8 @@ typedef struct upload {
 } upload;
 
 static ingot_status place_piece(ingot_vulkan_model *model, upload *to, uint32_t tensor, uint32_t j) {
-    const ingot_tensor_record *record = &model->program.tensors[tensor];
-    const uint64_t size = piece_bytes(model, record), begin = j * size;
-    const uint64_t bytes = record->size - begin < size ? record->size - begin : size;
+    ingot_vulkan_piece *piece = &model->pieces[model->tensors[tensor].first + j];
+    const uint64_t bytes = piece->bytes;
     if (to->place != 0 && to->place + bytes > to->most) {
         to->segment++;
         to->place = 0;
@@ -115,9 +208,9 @@ static ingot_status place_piece(ingot_vulkan_model *model, upload *to, uint32_t 
         model->segments[to->segment].size = to->place;
         return INGOT_OK;
     }
-    set_piece(model, tensor, j, model->segments[to->segment].buffer, place);
+    set_piece(model, piece, model->segments[to->segment].buffer, place);
     return ingot_vulkan_copy_in(&model->device, &to->transfer, &model->segments[to->segment], place,
-                                model->program.weights + record->offset + begin, bytes);
+                                model->program.weights + model->program.tensors[tensor].offset + piece->begin, bytes);
 }
 
 static ingot_status walk(ingot_vulkan_model *model, upload *to, bool filling) {

@@ -32,14 +32,17 @@ ONE = LinearParameters(1, Epilogue.NONE)
 class LinearProgram:
     """tokens, a table, then linears of every kind; `k` and `n` are the odd sizes."""
 
-    def __init__(self, dtype: Dtype, group: int, layout: Layout, k: int, n: int) -> None:
+    def __init__(
+        self, dtype: Dtype, group: int, layout: Layout, k: int, n: int, sparse: bool = False
+    ) -> None:
         self.b = ProgramBuilder(chunk=32)
         self.dtype, self.group, self.layout = dtype, group, layout
-        self.k, self.n, self.seed = k, n, 0
+        self.k, self.n, self.seed, self.sparse = k, n, 0, sparse
 
     def weight(self, name: str, n: int, k: int) -> str:
         self.seed += 1
-        made = make(self.dtype, self.group, n, k, seed=self.seed, layout=self.layout)
+        sparse = self.sparse and name != "table"
+        made = make(self.dtype, self.group, n, k, seed=self.seed, layout=self.layout, sparse=sparse)
         return self.b.weight(name, made)
 
     def vector(self, name: str, width: int) -> str:

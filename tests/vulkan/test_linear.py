@@ -58,6 +58,41 @@ def test_format(vulkan: Backend, tmp_path: Path, dtype: Dtype, group: int, layou
                 assert worst(checks).passed, (k, n, count, worst(checks))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "group"),
+    [
+        (Dtype.Q4, 64),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                (Dtype.F16, 0),
+                (Dtype.T2, 0),
+                (Dtype.Q4, 128),
+                (Dtype.Q4Z, 32),
+                *((dtype, 32) for dtype in (Dtype.Q8, Dtype.Q6, Dtype.C5, Dtype.C4, Dtype.C3)),
+            ]
+        ),
+    ],
+)
+def test_sparse_by_superblock(
+    vulkan: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Dtype, group: int
+) -> None:
+    """Half of the superblocks are not stored; in pieces as well."""
+    for (k, n), most in zip(SHAPES, (1 << 27, 1 << 27, 64 << 10), strict=True):
+        monkeypatch.setenv("INGOT_VULKAN_RANGE", str(most))
+        program = LinearProgram(dtype, group, Layout.T16, k, n, sparse=True)
+        path = program.write(tmp_path / "sparse.ingot")
+        with (
+            Container(path) as container,
+            BackendModel(vulkan, container) as model,
+            BackendSession(model, chunk=17, rows=3) as session,
+        ):
+            assert all(model.takes)
+            for count in TOKENS:
+                checks = check_session(container, session, tokens_of(count), min(count, 3))
+                assert worst(checks).passed, (k, n, count, worst(checks))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [Dtype.Q8, Dtype.Q6, Dtype.C3, Dtype.T2])
 def test_without_integer_dot_product(

@@ -24,7 +24,7 @@ void main() {
         return;
     }
     const uint tile = W_BASE + (tile_at - TILE_FIRST) * TILE_SIZE, quarter = (row >> 2) & 3u, r = row & 3u;
-    const Place place = locate(tile, block);
+    const Place place = locate(tile, block, block >> SHIFT);
 #if FORMAT == F16
     [[unroll]] for (uint i = 0u; i < 4u; i++) {
         const vec2 pair = half_pair(w4[place.codes + 4u * (4u * c + i) + quarter][r]);

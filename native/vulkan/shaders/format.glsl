@@ -32,6 +32,7 @@
 #define FLAG_GELU 8u
 #define FLAG_GATED 12u
 #define FLAG_K8 16u
+#define FLAG_SPARSE 32u
 
 layout(constant_id = 1) const uint FLAGS = 0u;
 
@@ -69,34 +70,39 @@ struct Place {
     uint group; // of the superblock, whose scales count
 };
 
+// A superblock is 2^SHIFT blocks; where a tile stores all of them, block b is in the stored superblock b >> SHIFT.
 #if FORMAT == F16
 #define BLOCK_SIZE 64u
-Place locate(uint tile, uint block) { return Place(0u, tile + block * 64u, 0u); }
+#define SHIFT 0u
+Place locate(uint tile, uint block, uint stored) { return Place(0u, tile + stored * 64u, 0u); }
 #elif FORMAT == T2
 #define BLOCK_SIZE 8u
-Place locate(uint tile, uint block) { return Place(0u, tile + 4u + block * 8u, 0u); }
+#define SHIFT 1u
+Place locate(uint tile, uint block, uint stored) { return Place(0u, tile + 4u + stored * 16u + (block & 1u) * 8u, 0u); }
 #elif FORMAT == Q8
 #define BLOCK_SIZE 32u
-Place locate(uint tile, uint block) {
-    const uint meta = tile + (block >> 1) * 68u, group = block & 1u;
+#define SHIFT 1u
+Place locate(uint tile, uint block, uint stored) {
+    const uint meta = tile + stored * 68u, group = block & 1u;
     return Place(meta, meta + 4u + group * 32u, group);
 }
 #elif FORMAT == Q4
 #define BLOCK_SIZE 16u
-Place locate(uint tile, uint block) { // a superblock is 2 groups of 2^GROUP_SHIFT blocks
-    const uint shift = GROUP_SHIFT + 1u, inside = block & ((1u << shift) - 1u);
-    const uint meta = tile + (block >> shift) * (4u + (16u << shift));
+#define SHIFT (GROUP_SHIFT + 1u)
+Place locate(uint tile, uint block, uint stored) { // a superblock is 2 groups of 2^GROUP_SHIFT blocks
+    const uint inside = block & ((1u << SHIFT) - 1u), meta = tile + stored * (4u + (16u << SHIFT));
     return Place(meta, meta + 4u + inside * 16u, inside >> GROUP_SHIFT);
 }
 #elif FORMAT == Q4Z
 #define BLOCK_SIZE 16u
-Place locate(uint tile, uint block) { // 4 groups; the scales of a short last superblock take less room
-    const uint shift = GROUP_SHIFT + 2u, inside = block & ((1u << shift) - 1u), superblock = block >> shift;
-    const uint meta = tile + superblock * (12u + (16u << shift));
-    const uint here = (min(4u, GROUPS - 4u * superblock) * 3u + 3u) & ~3u;
+#define SHIFT (GROUP_SHIFT + 2u)
+Place locate(uint tile, uint block, uint stored) { // 4 groups; the scales of a short last superblock take less room
+    const uint inside = block & ((1u << SHIFT) - 1u), meta = tile + stored * (12u + (16u << SHIFT));
+    const uint here = (min(4u, GROUPS - 4u * (block >> SHIFT)) * 3u + 3u) & ~3u;
     return Place(meta, meta + here + inside * 16u, inside >> GROUP_SHIFT);
 }
 #else
+#define SHIFT 2u
 #if FORMAT == Q6
 #define BLOCK_SIZE 24u
 #elif FORMAT == C5
@@ -108,8 +114,8 @@ Place locate(uint tile, uint block) { // 4 groups; the scales of a short last su
 #else
 #define BLOCK_SIZE 8u
 #endif
-Place locate(uint tile, uint block) {
-    const uint meta = tile + 4u + (block >> 2) * (4u + 4u * BLOCK_SIZE), group = block & 3u;
+Place locate(uint tile, uint block, uint stored) {
+    const uint meta = tile + 4u + stored * (4u + 4u * BLOCK_SIZE), group = block & 3u;
     return Place(meta, meta + 4u + group * BLOCK_SIZE, group);
 }
 #endif

@@ -38,7 +38,7 @@ uint token_of(uint t) { return min(gl_WorkGroupID.y * 32u + t, M - 1u); }
 // 16 k: a lane unpacks one chunk of 4 rows, and 4 k of a token.
 void load_stage(uint stage, uint lane) {
     const uint rows = lane & 15u, c = lane >> 4;
-    const Place place = locate(tile_of(rows), stage >> 1);
+    const Place place = locate(tile_of(rows), stage >> 1, stage >> 1);
     const uvec4 word = w4[place.codes + 4u * ((stage & 1u) * 8u + c) + (rows & 3u)];
     const vec2 row0 = half_pair(word.x), row1 = half_pair(word.y), row2 = half_pair(word.z), row3 = half_pair(word.w);
     weights[2u * c * 16u + rows] = vec4(row0.x, row1.x, row2.x, row3.x);
@@ -66,7 +66,7 @@ void add_stage(uint stage, uint rows, uint tokens, inout SUM4 total[4]) {
 void load_stage(uint stage, uint lane) {
     const uint rows = lane & 15u, c = (lane >> 4) & 3u, half_stage = lane >> 6;
     const uint block = min(2u * stage + half_stage, BLOCKS - 1u);
-    const Place place = locate(tile_of(rows), block);
+    const Place place = locate(tile_of(rows), block, block >> SHIFT);
     uvec4 low, high;
     read_quads(place, rows & 3u, c, low, high);
     weights[(half_stage * 8u + 2u * c) * 16u + rows] = low;
