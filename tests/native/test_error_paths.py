@@ -25,7 +25,7 @@ def test_each_allocation_may_fail(native_build: Path, driver_files: DriverFiles)
     done = drive(native_build / "allocation_driver", *driver_files.allocations)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("ok ")]
-    assert len(counts) == 3 and min(counts) > 20
+    assert len(counts) == 4 and min(counts) > 20
 
 
 @pytest.mark.parametrize(
