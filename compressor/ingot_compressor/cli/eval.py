@@ -95,7 +95,11 @@ def run(args: argparse.Namespace) -> int:
     # imported here: torch takes seconds, and may not be installed
     from ingot_compressor.cli.bars import Bars
     from ingot_compressor.cli.eval_tables import print_evaluation, print_simulation
-    from ingot_compressor.evaluation.comparison import EvalOptions, compare_with_checkpoint
+    from ingot_compressor.evaluation.comparison import (
+        EvalOptions,
+        Evaluation,
+        compare_with_checkpoint,
+    )
     from ingot_compressor.evaluation.simulation import Simulation, simulate_recipe
     from ingot_compressor.evaluation.verdict import Verdict
 
@@ -121,7 +125,11 @@ def run(args: argparse.Namespace) -> int:
     if args.calibration is not None and not recipe:
         raise InvalidArgumentError("--calibration is for a recipe.toml, not for a finished file")
     with Bars(quiet=args.quiet) as bars:
-        found = (simulate_recipe if recipe else compare_with_checkpoint)(options, bars)
+        found: Evaluation | Simulation
+        if recipe:
+            found = simulate_recipe(options, bars, len(os.sched_getaffinity(0)))
+        else:
+            found = compare_with_checkpoint(options, bars)
     if args.json:
         print(json.dumps(found.to_json()))
     elif isinstance(found, Simulation):

@@ -58,7 +58,7 @@ def sparse_uniform(w: Float, u: Float, grid: UniformGrid) -> tuple[Float, NDArra
         return uniform_codes(part, scale, grid)
 
     starts = ((round_to_half(extreme / np.float32(end)), zero) for end in grid.ends[:2])
-    scale, _ = _best_of(w, u, starts, nearest, _fit_scale)
+    scale, _ = _best_of(w, u, starts, nearest, _fit_half)
     return scale, uniform_codes(w, scale, grid).astype(np.int8)
 
 
@@ -125,8 +125,14 @@ def _fit_scale(target: Float, u: Float, c: Float, scale: Float, zero: Float) -> 
     """Return the scale of the weighted line through zero and (level, target)."""
     uc = u * c
     power = np.einsum("ij,ij->i", uc, c)
-    fitted = round_to_half(np.einsum("ij,ij->i", uc, target) / np.where(power > 0, power, 1))
+    fitted = np.einsum("ij,ij->i", uc, target) / np.where(power > 0, power, 1)
     return np.where((power > 0) & (fitted != 0), fitted, scale), zero
+
+
+def _fit_half(target: Float, u: Float, c: Float, scale: Float, zero: Float) -> Pair:
+    """Return the same in float16, as it is stored."""
+    fitted, zero = _fit_scale(target, u, c, scale, zero)
+    return round_to_half(fitted), zero
 
 
 def _best_of(

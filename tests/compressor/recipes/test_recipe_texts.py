@@ -239,6 +239,9 @@ sweeps = 1
         (ROUNDING.format("trained+trained"), "rounding.method is 'trained+trained', expected"),
         (ROUNDING.format("nearest+gptq"), "rounding.method is 'nearest+gptq', expected"),
         (ROUNDING.format("gptq") + '[prune]\npattern = "2:4"', "'rounding' would train weights"),
+        ('scales = "hqqq"', "method.scales is 'hqqq', expected one of hqq"),
+        ('[activations]\nscales = "fixed"', "activations.scales is 'fixed', expected one of"),
+        ("[activations]\nscale = 1", "unknown key 'activations.scale'"),
         ("[prunes]\nlayers = 1", "unknown key 'prunes'"),
     ],
 )
@@ -247,6 +250,29 @@ def test_mistakes_name_file_and_key(tmp_path: Path, rest: str, message: str) -> 
     with pytest.raises(InvalidArgumentError) as caught:
         load_recipe(path)
     assert str(caught.value).startswith(f"recipe {path}: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "rest", "message"),
+    [
+        ('grid = "nf5"', "", "formats.grid is 'nf5', expected one of int8_symmetric_tensor"),
+        ('grid = "nvfp4"', 'scales = "hqq"', "knows nothing of method.scales: leave it out"),
+        ('grid = "nvfp4"', '[prune]\npattern = "2:4"', "knows nothing of prune.pattern"),
+        ('grid = "nvfp4"', ROUNDING.format("gptq"), "knows nothing of rounding"),
+        ("search = true", 'scales = "hqq"', "both choose scales: set search = false"),
+    ],
+)
+def test_scales_and_grids_exclude_what_they_cannot_take(
+    tmp_path: Path, given: str, rest: str, message: str
+) -> None:
+    path = Path(write_recipe(tmp_path, rest))
+    text = path.read_text(encoding="utf-8")
+    old, new = "q4_group = 32", f"q4_group = 32\n{given}"
+    if given == "search = true":
+        old, new = "search = false", given
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match=message):
+        load_recipe(path)
 
 
 def test_sections_have_defaults_that_do_nothing(
