@@ -282,7 +282,8 @@ def _calibration_set(job: Job) -> CalibrationSet | None:
     """Return the windows that statistics are gathered on, and pass on what was noticed."""
     if job.calibration is None:
         return None
-    packed = job.packed(job.calibration, job.recipe.method.calibration_tokens)
+    method = job.recipe.method
+    packed = job.packed(job.calibration, method.calibration_tokens, method.calibration_length)
     if packed is None:
         job.warnings.append(
             "the calibration text is too short to be of use: all inputs count alike"
@@ -312,6 +313,7 @@ def _transformed(job: Job) -> list[str]:
     """Return what leaves no weight of the file alone comparable with the checkpoint's."""
     given = job.recipe.transform or Transform()
     kinds = {
+        "fold_norms": given.fold_norms,
         "rotate": given.rotate != "none",
         "smooth": given.smooth > 0,
         "activation_aware": given.activation_aware,

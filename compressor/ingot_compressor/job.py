@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,7 @@ def prepare_job(options: CompressOptions, progress: Progress, *, to_pack: bool =
     Raises: IngotError for options or inputs that are wrong.
     """
     recipe, target, choices = check_options(options)
+    options = _with_budgets(options, recipe)
     if to_pack:
         _refuse_simulated(options, recipe)
         _check_places(options)
@@ -190,7 +191,8 @@ def _prepared(job: Job) -> Job:
     """Return the job with the program that the recipe's passes leave."""
     imported, windows = job.imported, []
     if job.calibration is not None:
-        windows = job.windows(job.calibration, job.recipe.method.calibration_tokens)
+        method = job.recipe.method
+        windows = job.windows(job.calibration, method.calibration_tokens, method.calibration_length)
     evidence = Evidence(windows, job.choices.body, job.progress, job.options.threads)
     prepared = prepare_program(imported.program, job.recipe, evidence)
     program = _fused(prepared.program, job.options, job.target)
@@ -250,6 +252,20 @@ def check_options(options: CompressOptions) -> tuple[Recipe, Target, Choices]:
             f"--sparsity takes out superblocks and recipe {recipe.name} single weights: take one"
         )
     return recipe, target, _choices(options, recipe, target)
+
+
+def _with_budgets(options: CompressOptions, recipe: Recipe) -> CompressOptions:
+    """Return options with the recipe's limits where none is given; a named format leaves them out.
+
+    Raises: InvalidArgumentError for a limit that nothing could keep.
+    """
+    if recipe.budgets is None or options.body_format is not None:
+        return options
+    given = asdict(recipe.budgets)
+    wanted = {key: value for key, value in given.items() if getattr(options, key) is None}
+    merged = replace(options, **wanted)
+    _check_values(merged)
+    return merged
 
 
 def _refuse_simulated(options: CompressOptions, recipe: Recipe) -> None:

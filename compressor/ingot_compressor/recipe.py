@@ -29,6 +29,7 @@ __all__ = [
     "STATIC",
     "TOKEN",
     "Activations",
+    "BudgetKeys",
     "Distil",
     "Formats",
     "Gate",
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 TARGET = "target"
-OPTIONAL = ("rounding", "distil", "gate", "transform", "prune", "activations")
+OPTIONAL = ("rounding", "distil", "gate", "transform", "prune", "activations", "budgets")
 PRESETS = ("draft", "balanced", "quality", "full", "tiny")
 ROUNDINGS = ("gptq", "trained")
 TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
@@ -72,6 +73,7 @@ class Method:
     """How codes are found and on how much text. Units: tokens.
 
     `scales` is "hqq" for half-quadratic scales, which need no data; "" leaves it to `search`.
+    Calibration runs on sequences of `calibration_length`, at most the context.
     """
 
     search: bool
@@ -79,6 +81,7 @@ class Method:
     calibration_tokens: int
     evaluation_tokens: int
     scales: str = ""
+    calibration_length: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +96,30 @@ class Activations:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetKeys:
+    """Limits within which the formats of the body are mixed, as the command line has them.
+
+    Units: bits, bytes, tokens per second, nats.
+    """
+
+    bpw: float | None = None
+    max_bytes: int | None = None
+    max_ram: int | None = None
+    min_decode: float | None = None
+    min_prefill: float | None = None
+    max_kl: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rounding:
     """How codes are improved after the search, block by block.
 
     `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in any order.
     Units: sequences of `length` tokens; `iterations` of training for each block; `sweeps` of
     coordinate descent after GPTQ's own; `guided` groups of rows, for weights of 3 bits and less,
-    whose tokens GPTQ weighs by the gradient of the loss (0: all tokens alike).
+    whose tokens GPTQ weighs by the gradient of the loss (0: all tokens alike). `damping`, in mean
+    diagonals, is what GPTQ first adds to a Hessian, and more where it has no factor; with
+    `act_order` it visits columns by falling diagonal, groups staying where they are.
     """
 
     method: str
@@ -109,6 +129,8 @@ class Rounding:
     iterations: int
     sweeps: int = 4
     guided: int = 0
+    damping: float = 0.01
+    act_order: bool = True
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -177,6 +199,7 @@ class Recipe:
     transform: Transform | None = None
     prune: Prune | None = None
     activations: Activations | None = None
+    budgets: BudgetKeys | None = None
 
     @property
     def simulated(self) -> tuple[str, ...]:
@@ -247,6 +270,7 @@ def _read(label: str, text: str) -> Recipe:
         "transform": Transform,
         "prune": Prune,
         "activations": Activations,
+        "budgets": BudgetKeys,
     }
     sections = {
         key: read_section(label, values, key, kind) for key, kind in kinds.items() if key in values
@@ -311,6 +335,7 @@ def _check_scales(label: str, sections: Mapping[str, Any]) -> None:
         "method.scales": bool(method.scales),
         "rounding": "rounding" in sections,
         "distil": "distil" in sections,
+        "budgets": "budgets" in sections,
         "prune.superblocks": prune.superblocks > 0,
         "prune.pattern": bool(prune.pattern),
     }

@@ -17,6 +17,7 @@ __all__ = ["add_parser", "run"]
 _EPILOG = """examples:
   ingot eval smol.ingot --against ./SmolLM2-135M
   ingot eval smol.ingot --against ./SmolLM2-135M --text prose.txt --stride 256 --json
+  ingot eval smol.ingot --against ./SmolLM2-135M --kv k8v4 --window 2048
   ingot eval smol.ingot --against ./SmolLM2-135M --tasks blimp=blimp.jsonl mine.jsonl --layers
   ingot eval smol.ingot --against ./SmolLM2-135M --tasks arc=arc_easy.jsonl --gate my_recipe.toml
   ingot eval w8a8_static.toml --against ./SmolLM2-135M --calibration my_domain.txt
@@ -82,6 +83,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--layers", action="store_true", help="signal to noise and cosine of every layer"
     )
+    parser.add_argument(
+        "--kv",
+        choices=("f16", "kv8", "k8v4"),
+        default="f16",
+        help="keys and values while the text is scored (default f16)",
+    )
     parser.add_argument("--gate", metavar="RECIPE", help="a preset or .toml file to judge by")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -120,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         args.layers,
         args.gate,
         args.calibration,
+        args.kv,
     )
     recipe = args.file.suffix == ".toml"
     if args.calibration is not None and not recipe:

@@ -67,6 +67,7 @@ class EvalOptions:
 
     `text` None takes the bundled one, `window` None the context, at most 512. `gate` names a
     recipe, by whose limits a verdict is given. `calibration` is for a recipe in place of a file.
+    `kv` is the format of keys and values while the text is scored.
     """
 
     file: Path
@@ -80,6 +81,7 @@ class EvalOptions:
     layers: bool = False
     gate: str | None = None
     calibration: Path | None = None
+    kv: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def compare_with_checkpoint(options: EvalOptions, progress: Progress) -> Evaluat
         program = reference_program(options.file, options.source, model.info.context)
         store = open_store(program)
         with progress.stage("Measuring", len(windows)) as done:
-            scores = measure_file(options.file, program, store, windows, done)
+            scores = measure_file(options.file, program, store, windows, done, kv=options.kv)
         answers = score_items(model, program, store, items, progress)
         recoveries = pool(answers, gate.confidence if gate is not None else CONFIDENCE)
         generated = generate_items(model, items, progress)

@@ -112,12 +112,14 @@ def simulate_recipe(options: EvalOptions, progress: Progress, threads: int = 1) 
     then float32, rounded as the runtime does ("dynamic") and as the recipe says; keys and values
     stay float32.
 
-    Raises: InvalidArgumentError for tasks and layers, which need a file, for static scales without
-        calibration text, or what `compress` would refuse.
+    Raises: InvalidArgumentError for tasks, layers and kv, which need a file, for static scales
+        without calibration text, or what `compress` would refuse.
     Cost: a compression without packing, and one run of the model more for each row than for a file.
     """
     if options.tasks or options.layers:
         raise InvalidArgumentError("--tasks and --layers need a file: a recipe has none")
+    if options.kv != "f16":
+        raise InvalidArgumentError(f"--kv {options.kv} needs a file: a recipe's stay float32")
     gate = load_recipe(options.gate).gate if options.gate is not None else None
     asked = CompressOptions(
         options.source,

@@ -18,6 +18,7 @@ from ingot.errors import InvalidArgumentError
 from ingot.format import Dtype, Section
 from ingot.packing import dequantize, unpack_record
 from ingot_compressor import job as job_module
+from ingot_compressor import training as training_module
 from ingot_compressor.calibration import calibrate
 from ingot_compressor.evaluate import evaluate, summarize
 from ingot_compressor.evaluation.comparison import EvalOptions
@@ -27,11 +28,14 @@ from ingot_compressor.importers import import_checkpoint
 from ingot_compressor.ir import Tensor
 from ingot_compressor.job import Job
 from ingot_compressor.numerics import Encoding, quantize_matrix
+from ingot_compressor.numerics.gptq import GptqOptions
 from ingot_compressor.numerics.simulated import simulated_grids
+from ingot_compressor.passes.block_methods import SolvedCodes
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.quantize import body_names
 from ingot_compressor.passes.transform import load_matrix
 from ingot_compressor.progress import SilentProgress
+from ingot_compressor.recipe import load_recipe
 from tests.compressor.recipes.recipe_cases import (
     GATE,
     logits,
@@ -262,14 +266,16 @@ def test_what_is_not_packed_is_refused_with_what_to_do(
 def test_static_scales_need_text(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert load_recipe(recipe(tmp_path, "static")).needs_text
+    assert not load_recipe(recipe(tmp_path, "token")).needs_text
     monkeypatch.setattr(job_module, "bundled_text", lambda name: None)
     text = tmp_path / "text.txt"
     text.write_text("the lamp was lit and nobody in the house had seen it " * 30, encoding="utf-8")
     options = EvalOptions(Path(recipe(tmp_path, "static")), checkpoint, text)
     with pytest.raises(InvalidArgumentError, match="fixed by calibration: give --calibration"):
         simulate_recipe(options, SilentProgress())
-    for more in ({"tasks": ("blimp=x.jsonl",)}, {"layers": True}):
-        with pytest.raises(InvalidArgumentError, match="need a file: a recipe has none"):
+    for more in ({"tasks": ("blimp=x.jsonl",)}, {"layers": True}, {"kv": "kv8"}):
+        with pytest.raises(InvalidArgumentError, match=r"needs? a file: a recipe"):
             simulated(checkpoint, {"evaluation": text, "calibration": text}, "x.toml", **more)
 
 
@@ -321,3 +327,69 @@ def test_a_verdict_is_of_the_recipe_s_own_row(
         said = capsys.readouterr().out
         assert "int4_symmetric_tensor" in said and "not packed" in said
         assert ("verdict fail" in said) is bool(status)
+
+
+# What goes into the search, and how a file is run
+
+
+def test_the_length_of_calibration_sequences_is_a_key(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    digests = set()
+    for length in (512, 128, 40):
+        rest = f"calibration_length = {length}\n{GATE}"
+        report = made(checkpoint, texts, tmp_path, rest, body="q8")
+        found = section(report.file, Section.CERTIFICATE)["calibration"]
+        windows = 1024 // min(length, 128)
+        assert found["tokens"] == windows * min(length, 128)
+        digests.add(found["windows_sha256"])
+    assert len(digests) == 2  # the context is 128
+
+
+def test_damping_and_order_reach_the_solver(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[GptqOptions] = []
+
+    class Noted(SolvedCodes):
+        def __init__(self, options: GptqOptions, *rest: Any, **named: Any) -> None:
+            seen.append(options)
+            super().__init__(options, *rest, **named)
+
+    monkeypatch.setattr(training_module, "SolvedCodes", Noted)
+    rounding = '[rounding]\nmethod = "gptq"\nsequences = 4\nlength = 40\nbatch = 2\n'
+    rounding += "iterations = 1\nsweeps = 1\n"
+    for more in ("", "damping = 0.5\nact_order = false\n"):
+        made(checkpoint, texts, tmp_path, rounding + more, body="q4")
+    assert [(one.damping, one.act_order) for one in seen] == [(0.01, True), (0.5, False)]
+
+
+def test_keys_and_values_of_an_evaluation(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = made(checkpoint, texts, tmp_path, "", body="f16")
+    arguments = ["eval", report.file, "--against", str(checkpoint), "--json", "--quiet"]
+    arguments += ["--text", str(texts["evaluation"]), "--max-tokens", "512"]
+    kl = {}
+    for kv in ("f16", "kv8", "k8v4"):
+        capsys.readouterr()
+        assert main([*arguments, "--kv", kv]) == 0
+        kl[kv] = json.loads(capsys.readouterr().out)["mean_kl"]
+    assert kl["f16"] < kl["kv8"] < kl["k8v4"]
+
+
+def test_budgets_of_a_recipe_are_those_of_the_command_line(
+    checkpoint: Path, texts: dict[str, Path], tmp_path: Path
+) -> None:
+    given = {"calibration": texts["calibration"]}
+    plain = made(checkpoint, given, tmp_path, "", body="c4", bpw=5.0)
+    mixed = made(checkpoint, given, tmp_path, "[budgets]\nbpw = 5.0\n", body="c4")
+    assert mixed.choice is not None and plain.choice is not None
+    assert mixed.formats == plain.formats and mixed.bytes == plain.bytes
+    assert 4.5 < mixed.bits_per_weight_body <= 5
+    keys = "[budgets]\nbpw = 5.0\nmax_ram = 9999999\n"
+    less = prepared(checkpoint, given, tmp_path, keys, body="c4", bpw=3.5).options
+    assert less.bpw == 3.5 and less.max_ram == 9999999 and less.max_kl is None
+    assert not prepared(checkpoint, given, tmp_path, keys, body_format="q8").options.budgeted
+    with pytest.raises(InvalidArgumentError, match="--bpw is 0"):
+        prepared(checkpoint, given, tmp_path, "[budgets]\nbpw = 0\n", body="c4")
