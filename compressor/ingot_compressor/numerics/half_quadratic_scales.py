@@ -158,7 +158,7 @@ def _settled(
 
     Returns: the scale and zero with the least `power_errors`, the start's among them, and those.
     Source: Badri and Shaji 2023, "Half-Quadratic Quantization of Large Machine Learning Models",
-    with the scale moved as the zero point is, as their section on other parameters has it.
+    who move the zero point alone; moving the stored scale by the same steps is ours.
     """
     best = start[0].copy(), start[1].copy()
     least = np.full(len(w), np.inf, np.float32)
