@@ -14,39 +14,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "core/backend.h"
-#include "core/error.h"
 #include "core/model.h"
 #include "core/session.h"
 #include "kernels/dispatch.h"
-#include "platform/platform.h"
+#include "tests/native/expect.h"
 
 enum { MANY = 100, MOST_CANDIDATES = 64, MOST_FLOATS = 4096 };
 
-static const char MARKER[] = "nothing failed yet";
-static uint32_t made, wrong, planted;
 static const char *scratch;
 static int32_t tokens[MANY];
 static float floats[MOST_FLOATS];
-
-static void expect(ingot_status expected, ingot_status found, const char *call, int line) {
-    const char *message = ingot_last_error();
-    const bool said = found == INGOT_OK || (message[0] != '\0' && strcmp(message, MARKER) != 0);
-    expected = planted != 0 && made == planted ? INGOT_ERROR_INTERNAL : expected;
-    made++;
-    if (found != expected || !said) {
-        wrong++;
-        printf("FAIL line %d: %s: %s, expected %s (%s)\n", line, call, ingot_status_name(found),
-               ingot_status_name(expected), message);
-    }
-}
-
-#define EXPECT(name, call)                             \
-    do {                                               \
-        (void)ingot_fail(INGOT_OK, "%s", MARKER);      \
-        expect(INGOT_##name, (call), #call, __LINE__); \
-    } while (0)
-#define REFUSED(call) EXPECT(ERROR_INVALID_ARGUMENT, call)
 
 static ingot_model *open_file(const char *path) {
     ingot_model *model = NULL;
@@ -469,66 +446,6 @@ static void check_memory(ingot_model *model) {
     ingot_session_destroy(session);
 }
 
-static ingot_model *open_sample(const char *path) {
-    const ingot_open_config config = {.struct_size = sizeof config, .backend = "sample"};
-    ingot_model *model = NULL;
-    EXPECT(OK, ingot_model_open_with(path, &config, &model));
-    return model;
-}
-
-static void refuse_backend(ingot_status expected, const char *path, const char *backend, const char *fault) {
-    const ingot_open_config config = {.struct_size = sizeof config, .backend = backend};
-    ingot_model *model = NULL;
-    (void)setenv("INGOT_SAMPLE_FAULT", fault, 1);
-    (void)ingot_fail(INGOT_OK, "%s", MARKER);
-    expect(expected, ingot_model_open_with(path, &config, &model), backend, __LINE__);
-    (void)unsetenv("INGOT_SAMPLE_FAULT");
-}
-
-static void check_backend_files(const char *path) {
-    static char name[MOST_FLOATS + 64];
-    memset(name, '/', sizeof name - 1);
-    char folder[1024];
-    refuse_backend(INGOT_ERROR_INVALID_ARGUMENT, path, name, "");
-    refuse_backend(INGOT_ERROR_NO_BACKEND, path, "absent", "");
-    refuse_backend(INGOT_ERROR_NO_BACKEND, path, "sample", "abi");
-    refuse_backend(INGOT_ERROR_HARDWARE, path, "sample", "refuse");
-    EXPECT(ERROR_IO, ingot_platform_own_folder(folder, 1));
-    EXPECT(OK, ingot_platform_own_folder(folder, sizeof folder));
-    (void)snprintf(name, sizeof name, "%s/libingot_sample.so", folder);
-    void *library = NULL, *function = NULL;
-    EXPECT(ERROR_NO_BACKEND, ingot_platform_load(name, "no_such_function", &library, &function));
-    ingot_device_info info = {.struct_size = 1};
-    uint32_t devices = 0;
-    REFUSED(ingot_backend_device_get("sample", 0, &info, &devices));
-    info.struct_size = sizeof info;
-    EXPECT(OK, ingot_backend_device_get("sample", 0, &info, &devices));
-}
-
-static void check_backend(const char *path) {
-    check_backend_files(path);
-    (void)setenv("INGOT_SAMPLE_TAKES", "attention", 1);
-    ingot_model *model = open_sample(path);
-    uint8_t taken[MANY];
-    REFUSED(ingot_model_taken(model, taken, 1));
-    (void)setenv("INGOT_SAMPLE_FAULT", "full", 1);
-    ingot_session *session = NULL;
-    EXPECT(ERROR_OUT_OF_MEMORY, ingot_session_create(model, NULL, &session));
-    (void)unsetenv("INGOT_SAMPLE_FAULT");
-    session = open_session(model, 1);
-    EXPECT(OK, ingot_session_eval(session, tokens, 3, 1));
-    ingot_session_cancel(session);
-    EXPECT(ERROR_CANCELLED, ingot_session_trace(session, tokens, 1, 1, model->step_count));
-    (void)setenv("INGOT_SAMPLE_FAULT", "lost", 1);
-    EXPECT(ERROR_HARDWARE, ingot_session_eval(session, tokens, 1, 1));
-    (void)setenv("INGOT_SAMPLE_FAULT", "picks", 1); /* as if it had taken the head */
-    session->pick_count = 1;
-    EXPECT(ERROR_INTERNAL, ingot_backend_collect(session, 0));
-    (void)unsetenv("INGOT_SAMPLE_FAULT");
-    ingot_session_destroy(session);
-    ingot_model_close(model);
-}
-
 int main(int count, char **arguments) {
     if (count < 6) {
         printf("usage: errors_driver PLAIN WINDOW TINY SPARSE SCRATCH [--plant status]\n");
@@ -550,9 +467,7 @@ int main(int count, char **arguments) {
     check_no_block(plain);
     check_state(plain, window);
     check_measuring(plain);
-    check_backend(arguments[1]);
     ingot_model_close(window);
     ingot_model_close(plain);
-    printf("%s   %u calls, each with its status and a message\n", wrong == 0 ? "ok" : "FAIL", made - wrong);
-    return wrong == 0 ? 0 : 1;
+    return concluded();
 }

@@ -45,6 +45,13 @@ def test_errors_have_a_status_and_a_message(native_build: Path, driver_files: Dr
     assert int(done.stdout.split()[1]) > 100
 
 
+def test_errors_around_backends(native_build: Path, driver_files: DriverFiles) -> None:
+    done = drive(native_build / "backend_driver", driver_files.plain)
+    assert done.returncode == 0, done.stdout + done.stderr
+    planted = drive(native_build / "backend_driver", driver_files.plain, "--plant", "status")
+    assert planted.returncode == 1 and planted.stdout.count("FAIL line") == 1
+
+
 def test_the_errors_driver_can_fail(native_build: Path, driver_files: DriverFiles) -> None:
     done = drive(native_build / "errors_driver", *driver_files.errors, "--plant", "status")
     assert done.returncode == 1
