@@ -147,20 +147,24 @@ struct group_meta {
     uint32_t zeros;
 };
 
-/* Of rows [row, row + count), count 2 or 4, a multiple of it. */
+/* One to four bytes of a place that is aligned to as many. */
+template <int count>
+DEVICE uint32_t load_bytes(const uint8_t *from) {
+    if (count == 1) return *from;
+    return count == 2 ? *(const uint16_t *)from : *(const uint32_t *)from;
+}
+
+/* Of rows [row, row + count), count 1, 2 or 4, a multiple of it. */
 template <class F, int count>
 DEVICE group_meta load_meta(const uint8_t *meta, uint32_t row) {
     group_meta found = {0, 0, 0};
     if (F::SCALE == SCALE_HALF || F::SCALE == SCALE_HALF_ZERO) {
-        const uint32_t *halves = (const uint32_t *)(meta + 2 * row);
-        found.first = halves[0];
-        if (count == 4) found.second = halves[1];
+        found.first = load_bytes<count == 1 ? 2 : 4>(meta + 2 * row);
+        if (count == 4) found.second = load_bytes<4>(meta + 2 * row + 4);
     } else if (F::SCALE != SCALE_NONE) {
-        found.first = count == 4 ? *(const uint32_t *)(meta + row) : *(const uint16_t *)(meta + row);
+        found.first = load_bytes<count>(meta + row);
     }
-    if (F::SCALE == SCALE_HALF_ZERO) {
-        found.zeros = count == 4 ? *(const uint32_t *)(meta + 32 + row) : *(const uint16_t *)(meta + 32 + row);
-    }
+    if (F::SCALE == SCALE_HALF_ZERO) found.zeros = load_bytes<count>(meta + 32 + row);
     return found;
 }
 

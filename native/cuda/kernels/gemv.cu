@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* `linear` of one token: a block of threads streams one tile of weights (gated: gate, then up). A lane reads 16 bytes at
- * a time, which are 4 rows of one unit; the four units of two blocks make a warp's turn, the warps share the row. */
+ * a time, which are 4 rows of one unit; the four units of two blocks make a warp's turn, the warps share the row. The
+ * units' dot products of a block are added as integers, so that the only rounding is that of the scales. */
 #include "linear.cuh"
+
+/* Lanes: bits 0 and 1 choose 4 rows, 2 and 3 a unit, 4 one of two blocks. After the units are added, a lane has the one
+ * row that ROW names. */
+#define QUAD (LANE & 3u)
+#define UNIT (LANE >> 2 & 3u)
+#define ROW (4 * QUAD + 2 * (UNIT & 1) + (UNIT >> 1))
 
 template <class F>
 struct gemv_turn {
     static constexpr int AHEAD = F::LOADS == 1 ? 4 : 2; /* turns whose loads are under way together */
-
     uint4 code[F::LOADS];
     group_meta meta;
     uint2 a;
@@ -16,25 +22,32 @@ struct gemv_turn {
 
 template <class F>
 DEVICE gemv_turn<F> load_turn(const cuda_linear_args &args, const cuda_weight &w, const tile_view &view, uint32_t j) {
-    const uint32_t quad = LANE & 3, unit = LANE >> 2 & 3;
     const block_place place = find_block<F>(w, view, smaller(j, view.blocks - 1));
     gemv_turn<F> turn;
     UNROLL
     for (int i = 0; i < F::LOADS; i++) {
         turn.code[i] = uint4{0, 0, 0, 0};
-        if (F::reads(unit, i)) turn.code[i] = stream16(place.codes + 64 * F::chunk(unit, i) + 16 * quad);
+        if (F::reads(UNIT, i)) turn.code[i] = stream16(place.codes + 64 * F::chunk(UNIT, i) + 16 * QUAD);
     }
-    turn.meta = load_meta<F, 4>(place.meta, 4 * quad);
-    turn.a = *(const uint2 *)(args.a + 32 * place.index + 8 * unit);
+    turn.meta = load_meta<F, 1>(place.meta, ROW);
+    turn.a = *(const uint2 *)(args.a + 32 * place.index + 8 * UNIT);
     turn.a_scale = F::SCALE == SCALE_NONE ? 1.0f : args.a_scale[place.index];
     if (j >= view.blocks) turn.a_scale = 0.0f;
-    turn.a_sum = unit == 0 ? args.a_sum[place.index] : 0;
+    turn.a_sum = args.a_sum[place.index];
     return turn;
 }
 
+/* Adds up the four units and leaves to each one of the four rows. */
+DEVICE int32_t share_rows(const int32_t (&dot)[4]) {
+    const bool first = (UNIT & 1) == 0, second = UNIT < 2;
+    const int32_t a = (first ? dot[0] : dot[2]) + shuffle_xor(first ? dot[2] : dot[0], 4);
+    const int32_t b = (first ? dot[1] : dot[3]) + shuffle_xor(first ? dot[3] : dot[1], 4);
+    return (second ? a : b) + shuffle_xor(second ? b : a, 8);
+}
+
 template <class F>
-DEVICE void add_turn(const cuda_weight &w, const gemv_turn<F> &turn, float (&sum)[4]) {
-    const uint32_t unit = LANE >> 2 & 3;
+DEVICE float add_turn(const cuda_weight &w, const gemv_turn<F> &turn, float sum) {
+    int32_t dot[4];
     UNROLL
     for (int i = 0; i < 4; i++) {
         uint32_t word[F::LOADS], low, high;
@@ -43,13 +56,12 @@ DEVICE void add_turn(const cuda_weight &w, const gemv_turn<F> &turn, float (&sum
             const uint4 v = turn.code[c];
             word[c] = i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
         }
-        F::unpack(w, word, unit, low, high);
-        const row_scale s = scale_of<F>(w, turn.meta, i);
-        int32_t dot = s.offset * turn.a_sum;
-        dot = F::SIGNED ? dot4(dot4(dot, low, turn.a.x), high, turn.a.y)
-                        : dot4_unsigned(dot4_unsigned(dot, low, turn.a.x), high, turn.a.y);
-        sum[i] = add_group<F>(sum[i], dot, s.scale, turn.a_scale);
+        F::unpack(w, word, UNIT, low, high);
+        dot[i] = F::SIGNED ? dot4(dot4(0, low, turn.a.x), high, turn.a.y)
+                           : dot4_unsigned(dot4_unsigned(0, low, turn.a.x), high, turn.a.y);
     }
+    const row_scale s = scale_of<F>(w, turn.meta, 0);
+    return add_group<F>(sum, share_rows(dot) + s.offset * turn.a_sum, s.scale, turn.a_scale);
 }
 
 /* Sums of this warp's share of a tile into sums[16 * warp + row], which is shared. */
@@ -58,7 +70,7 @@ DEVICE void gemv_tile(const cuda_linear_args &args, const cuda_weight &w, uint32
     const tile_view view = open_tile<F>(w, tile);
     constexpr int AHEAD = gemv_turn<F>::AHEAD;
     const uint32_t half = LANE >> 4, step = 2 * WARPS;
-    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float sum = 0.0f;
     for (uint32_t first = 2 * WARP; first < view.blocks; first += AHEAD * step) {
         gemv_turn<F> turn[AHEAD];
         UNROLL
@@ -66,15 +78,10 @@ DEVICE void gemv_tile(const cuda_linear_args &args, const cuda_weight &w, uint32
             turn[ahead] = load_turn<F>(args, w, view, first + half + ahead * step);
         }
         UNROLL
-        for (int ahead = 0; ahead < AHEAD; ahead++) add_turn<F>(w, turn[ahead], sum);
+        for (int ahead = 0; ahead < AHEAD; ahead++) sum = add_turn<F>(w, turn[ahead], sum);
     }
-    UNROLL
-    for (int i = 0; i < 4; i++) {
-        sum[i] += shuffle_xor(sum[i], 4);
-        sum[i] += shuffle_xor(sum[i], 8);
-        sum[i] += shuffle_xor(sum[i], 16);
-        if (LANE < 4) sums[16 * WARP + 4 * LANE + i] = sum[i];
-    }
+    sum += shuffle_xor(sum, 16);
+    if (LANE < 16) sums[16 * WARP + ROW] = sum;
 }
 
 DEVICE float add_warps(const float *sums, uint32_t row) {

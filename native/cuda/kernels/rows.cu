@@ -107,7 +107,7 @@ DEVICE void embed_unit(const cuda_weight &w, const tile_view &view, uint32_t row
         word[i] = F::reads(unit, i) ? *(const uint32_t *)(place.codes + 64 * F::chunk(unit, i) + 4 * row) : 0;
     }
     F::unpack(w, word, unit, both[0], both[1]);
-    const row_scale s = scale_of<F>(w, load_meta<F, 4>(place.meta, row / 4 * 4), row % 4);
+    const row_scale s = scale_of<F>(w, load_meta<F, 1>(place.meta, row), 0);
     const float head = head_scale<F>(view.head, row);
     for (uint32_t i = 0; i < count; i++) {
         const uint32_t byte = both[i / 4] >> 8 * (i % 4) & 0xffu;
