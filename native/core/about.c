@@ -65,6 +65,7 @@ size_t ingot_struct_size(ingot_struct which) {
         case INGOT_STRUCT_TUNING: return sizeof(ingot_tuning);
         case INGOT_STRUCT_TUNE_CANDIDATE: return sizeof(ingot_tune_candidate);
         case INGOT_STRUCT_OPEN_CONFIG: return sizeof(ingot_open_config);
+        case INGOT_STRUCT_DEVICE_INFO: return sizeof(ingot_device_info);
     }
     return 0;
 }

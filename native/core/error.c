@@ -68,6 +68,7 @@ const char *ingot_status_name(ingot_status status) {
         case INGOT_ERROR_UNTRUSTED: return "untrusted";
         case INGOT_ERROR_FILE_LOST: return "file lost";
         case INGOT_ERROR_HARDWARE: return "hardware";
+        case INGOT_ERROR_NO_BACKEND: return "no backend";
         case INGOT_ERROR_INTERNAL: return "internal";
     }
     return "unknown";

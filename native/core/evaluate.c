@@ -2,6 +2,7 @@
 /* The public calls on a session: feed tokens, read results, cancel, cut back. */
 #include <string.h>
 
+#include "core/backend.h"
 #include "core/error.h"
 #include "core/executor.h"
 #include "core/pick.h"
@@ -51,12 +52,9 @@ static ingot_status check_tokens(const ingot_session *session, const int32_t *to
     return INGOT_OK;
 }
 
-/* Runs one pass; false if it was cancelled on the way. */
-static bool run_pass(ingot_session *session, const int32_t *tokens, uint32_t m, uint32_t selected) {
-    session->tokens = tokens;
-    session->m = m;
-    session->selected = selected;
-    const uint32_t wanted = m <= INGOT_DECODE_TOKENS ? session->threads : session->prefill_threads;
+/* Runs the instructions of a pass on the CPU; false if it was cancelled on the way. */
+static bool run_here(ingot_session *session) {
+    const uint32_t wanted = session->m <= INGOT_DECODE_TOKENS ? session->threads : session->prefill_threads;
     const uint32_t limit = atomic_load_explicit(&session->thread_limit, memory_order_relaxed);
     const uint32_t threads = limit != 0 && limit < wanted ? limit : wanted;
     if (session->profile != NULL) {
@@ -64,6 +62,20 @@ static bool run_pass(ingot_session *session, const int32_t *tokens, uint32_t m, 
     }
     ingot_pool_run(session->pool, threads, ingot_executor_run, session);
     return atomic_load(&session->cancelled) == 0;
+}
+
+static ingot_status run_pass(ingot_session *session, const int32_t *tokens, uint32_t m, uint32_t selected) {
+    session->tokens = tokens;
+    session->m = m;
+    session->selected = selected;
+    if (session->device != NULL) {
+        return ingot_backend_pass_run(session, run_here);
+    }
+    if (!run_here(session)) {
+        return ingot_fail(INGOT_ERROR_CANCELLED, "cancelled; %u positions are fed", session->position);
+    }
+    session->executed += session->limit;
+    return INGOT_OK;
 }
 
 /* The last pass must hold all wanted positions: the passes before it may then be cut shorter. */
@@ -92,16 +104,16 @@ static ingot_status feed(ingot_session *session, const int32_t *tokens, uint32_t
         if (status != INGOT_OK) {
             return status;
         }
-        if (atomic_load(&session->cancelled) != 0 || !run_pass(session, tokens, m, m == count ? wanted : 0)) {
+        if (atomic_load(&session->cancelled) != 0) {
             return ingot_fail(INGOT_ERROR_CANCELLED, "cancelled; %u positions are fed", session->position);
         }
-        status = ingot_file_intact(&session->model->file);
+        status = run_pass(session, tokens, m, m == count ? wanted : 0);
+        status = status == INGOT_OK ? ingot_file_intact(&session->model->file) : status;
         if (status != INGOT_OK) { /* this pass read zeros where weights were: it does not count */
             return status;
         }
         session->position += m;
         ingot_kv_state_slide(&session->kv, session->position);
-        session->executed += session->model->step_count;
         tokens += m;
         count -= m;
     }
@@ -148,13 +160,9 @@ ingot_status ingot_session_trace(ingot_session *session, const int32_t *tokens, 
         session->limit = instructions;
         ingot_pick_begin(session, 0);
         session->tracing = true;
-        if (run_pass(session, tokens, count, wanted)) {
-            session->executed += instructions;
-            status = ingot_file_intact(&session->model->file);
-        } else {
-            session->selected = 0;
-            status = ingot_fail(INGOT_ERROR_CANCELLED, "cancelled; the trace is not complete");
-        }
+        status = run_pass(session, tokens, count, wanted);
+        status = status == INGOT_OK ? ingot_file_intact(&session->model->file) : status;
+        session->selected = status == INGOT_OK ? session->selected : 0;
     }
     atomic_store(&session->cancelled, 0);
     ingot_session_leave(session);
@@ -176,6 +184,10 @@ ingot_status ingot_session_read(const ingot_session *session, uint32_t tensor, f
     }
     const ingot_activation_place *place = &session->places[tensor];
     uint64_t rows = place->selected ? session->selected : session->m;
+    ingot_status status = session->device == NULL ? INGOT_OK : ingot_backend_fetch(session, tensor);
+    if (status != INGOT_OK) {
+        return status;
+    }
     if (capacity < rows * place->width) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "tensor %u has %llu x %u floats, the buffer %llu", tensor,
                           (unsigned long long)rows, place->width, (unsigned long long)capacity);
@@ -253,5 +265,5 @@ ingot_status ingot_session_limit_threads(ingot_session *session, uint32_t most) 
 }
 
 uint64_t ingot_session_executed(const ingot_session *session, uint32_t backend) {
-    return session == NULL || backend != 0 ? 0 : session->executed;
+    return session == NULL || backend > 1 ? 0 : backend == 1 ? session->executed_there : session->executed;
 }

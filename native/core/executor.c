@@ -29,7 +29,7 @@ static void begin_mark(ingot_lane *lane, uint32_t index) {
 static void run_program(ingot_session *session, uint32_t thread) {
     const bool profiled = session->profile != NULL;
     ingot_lane lane = {.session = session, .area = &session->areas[thread], .thread = thread};
-    for (uint32_t index = 0; index < session->limit; index++) {
+    for (uint32_t index = session->first; index < session->limit; index++) {
         const ingot_step *step = &session->model->steps[index];
         if (ingot_row_count(session, step->outputs[0]) != 0) {
             if (profiled) {

@@ -44,7 +44,7 @@ ingot_status ingot_kv_state_layout(const ingot_model *model, uint32_t format, in
         used += own->head_bytes * place->kv_heads;
         widen_window(state, attention_of(model, index), index == 0);
     }
-    state->block_bytes = used;
+    state->block_bytes = state->held_bytes = used;
     return INGOT_OK;
 }
 
@@ -80,7 +80,7 @@ static ingot_status own_block(ingot_kv_state *state, uint32_t index) {
                           state->length);
     }
     if (old != NULL) {
-        memcpy(block->data, old->data, state->block_bytes);
+        memcpy(block->data, old->data, state->held_bytes);
         ingot_kv_give_back(state->family, old);
     }
     state->held[index] = block;

@@ -22,6 +22,7 @@ typedef struct ingot_kv_state {
     uint32_t window; /* widest of all attentions, 0 if one has none */
     uint32_t sinks;  /* most of all attentions */
     uint64_t block_bytes;
+    uint64_t held_bytes; /* of a block here: none of it is read where a device keeps the state */
     uint8_t **blocks;      /* (length) data, NULL where nothing is held */
     ingot_kv_block **held; /* (length) */
     ingot_kv_place *places; /* by state index */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/backend.h"
 #include "core/crc32c.h"
 #include "core/dequantize.h"
 #include "core/error.h"
@@ -24,6 +25,7 @@ static ingot_status open_into(const char *path, const ingot_open_config *config,
     status = status == INGOT_OK ? choose_levels(config, model) : status;
     status = status == INGOT_OK ? ingot_file_open(path, config->flags, &model->file) : status;
     status = status == INGOT_OK ? ingot_program_prepare(model) : status;
+    status = status == INGOT_OK ? ingot_backend_prepare(model, config, path) : status;
     return status == INGOT_OK ? ingot_file_intact(&model->file) : status;
 }
 
@@ -36,7 +38,7 @@ ingot_status ingot_model_open_with(const char *path, const ingot_open_config *co
     if (path == NULL || model == NULL) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "ingot_model_open: path and model must not be NULL");
     }
-    if (config == NULL || config->struct_size != sizeof *config || config->reserved != 0 ||
+    if (config == NULL || config->struct_size != sizeof *config ||
         (config->flags & ~(uint32_t)(INGOT_OPEN_STRICT | INGOT_OPEN_GUARD)) != 0) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT,
                           "ingot_model_open_with: struct_size must be %zu, and no unknown flag be set", sizeof *config);
@@ -70,6 +72,7 @@ void ingot_model_close(ingot_model *model) {
     if (model == NULL || atomic_fetch_sub(&model->references, 1) != 1) {
         return;
     }
+    ingot_backend_discard(model->backend);
     ingot_program_discard(model);
     ingot_file_close(&model->file);
     free(model);

@@ -61,8 +61,11 @@ typedef struct ingot_state_place {
     uint64_t bytes_per_token; /* keys and values together, padding of the values included */
 } ingot_state_place;
 
+struct ingot_backend_model;
+
 struct ingot_model {
     ingot_file file;
+    struct ingot_backend_model *backend; /* NULL: the CPU does all */
     uint32_t isa_mask; /* levels that kernels may be of */
     ingot_row_kernels rows;
     ingot_step *steps;

@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 
+#include "core/backend.h"
 #include "core/error.h"
 #include "platform/platform.h"
 #include "platform/topology.h"
@@ -239,7 +240,7 @@ static ingot_status join_family(ingot_session *session, const ingot_session *par
     ingot_kv_state *kv = &session->kv;
     ingot_status status = INGOT_OK;
     if (parent == NULL) {
-        status = ingot_kv_family_create(kv->block_bytes, &kv->family);
+        status = ingot_kv_family_create(kv->held_bytes, &kv->family);
     } else {
         kv->family = parent->kv.family;
     }
@@ -260,6 +261,9 @@ static ingot_status allocate(ingot_session *session, const ingot_session_config 
     if (status != INGOT_OK) {
         return status;
     }
+    if (session->model->backend != NULL && session->model->backend->keeps_state) {
+        session->kv.held_bytes = 0; /* blocks are counted here and lie on the device */
+    }
     set_capacity(session, session->context);
     carver measure = {0};
     carve_all(session, &measure);
@@ -271,7 +275,8 @@ static ingot_status allocate(ingot_session *session, const ingot_session_config 
         carve_all(session, &hand_out);
         status = join_family(session, parent);
     }
-    return status == INGOT_OK ? start_threads(session, topology) : status;
+    status = status == INGOT_OK ? start_threads(session, topology) : status;
+    return status == INGOT_OK && session->model->backend != NULL ? ingot_backend_session_open(session) : status;
 }
 
 /* Every token reads all weights of linear, so that they may as well come now; an embedding table is left alone. */
@@ -310,7 +315,8 @@ ingot_status ingot_session_open(ingot_model *model, const ingot_session_config *
         ingot_session_destroy(created);
         return status;
     }
-    if (atomic_exchange(&model->prefaulted, 1) == 0) {
+    const bool here = model->backend == NULL || !model->backend->takes_all;
+    if (here && atomic_exchange(&model->prefaulted, 1) == 0) {
         prefault_weights(model);
     }
     *session = created;
@@ -344,6 +350,7 @@ void ingot_session_destroy(ingot_session *session) {
     } else if (session->pool != NULL) {
         ingot_pool_abandon(session->pool);
     }
+    ingot_backend_session_close(session);
     leave_family(session);
     ingot_platform_release(session->memory, session->memory_size);
     free(session->profile);

@@ -53,7 +53,8 @@ struct ingot_session {
     _Atomic uint32_t thread_limit;     /* 0: none */
     uint32_t position;
     _Atomic uint32_t busy, cancelled;
-    uint64_t executed;
+    uint64_t executed, executed_there; /* instructions on the CPU, on the backend */
+    void *device; /* the backend's part, NULL without */
 
     void *memory;
     uint64_t memory_size;
@@ -77,7 +78,7 @@ struct ingot_session {
     const int32_t *tokens;
     uint32_t m;        /* tokens */
     uint32_t selected; /* of them the last whose logits are wanted */
-    uint32_t limit;    /* instructions to run */
+    uint32_t first, limit; /* instructions to run */
     uint32_t pick_count; /* best logits to keep per row instead of writing all; 0: write them */
     bool tracing;      /* absorbed steps are written out as well */
     ingot_profile *profile; /* NULL while off */

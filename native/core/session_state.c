@@ -2,6 +2,7 @@
 /* The public calls on a session's keys and values: fork it, copy blocks out and in. */
 #include <string.h>
 
+#include "core/backend.h"
 #include "core/error.h"
 #include "core/session.h"
 
@@ -19,6 +20,13 @@ static ingot_status fork_at(const ingot_session *session, uint32_t position, ing
     if (status == INGOT_OK) {
         ingot_kv_state_share(&session->kv, position, &(*child)->kv);
         (*child)->position = position;
+    }
+    if (status == INGOT_OK && session->device != NULL) {
+        status = ingot_backend_session_copy(session, position, *child);
+        if (status != INGOT_OK) {
+            ingot_session_destroy(*child);
+            *child = NULL;
+        }
     }
     return status;
 }
@@ -39,6 +47,10 @@ uint64_t ingot_session_block_bytes(const ingot_session *session) {
     return session == NULL ? 0 : session->kv.block_bytes;
 }
 
+static bool on_device(const ingot_session *session) {
+    return session->device != NULL && session->model->backend->keeps_state;
+}
+
 static ingot_status check_block(const ingot_session *session, uint32_t block, const void *data, uint64_t size) {
     if (data == NULL || block >= session->kv.length || size != session->kv.block_bytes) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "block %u of %u with %llu bytes, a block has %llu", block,
@@ -57,7 +69,11 @@ ingot_status ingot_session_block_read(ingot_session *session, uint32_t block, ui
         status = ingot_fail(INGOT_ERROR_WRONG_STATE, "the session does not hold block %u", block);
     }
     if (status == INGOT_OK) {
-        memcpy(out, session->kv.blocks[block], size);
+        if (on_device(session)) {
+            status = ingot_backend_state_read(session, block, out);
+        } else {
+            memcpy(out, session->kv.blocks[block], size);
+        }
     }
     ingot_session_leave(session);
     return status;
@@ -88,6 +104,9 @@ static ingot_status write_block(ingot_session *session, uint32_t block, const ui
         return status;
     }
     status = ingot_kv_state_own(&session->kv, begin, begin + INGOT_ATTENTION_BLOCK);
+    if (status == INGOT_OK && on_device(session)) {
+        return ingot_backend_state_write(session, block, data);
+    }
     if (status == INGOT_OK) {
         memcpy(session->kv.blocks[block], data, size);
     }

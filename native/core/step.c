@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The public calls that choose tokens: step and sample. */
+#include "core/backend.h"
 #include "core/error.h"
 #include "core/float_mode.h"
 #include "core/pick.h"
@@ -10,14 +11,17 @@ static ingot_status choose(ingot_session *session, uint32_t row, const ingot_sam
     ingot_sampler *sampler = &session->sampler;
     uint64_t mode = ingot_float_mode_get();
     ingot_float_mode_set(INGOT_FLOAT_MODE_STANDARD);
-    if (session->pick_count != 0) {
+    ingot_status status = INGOT_OK;
+    if (ingot_backend_picks(session)) {
+        status = ingot_backend_collect(session, row);
+    } else if (session->pick_count != 0) {
         ingot_pick_collect(session, row);
     } else {
         const float *logits = ingot_session_logits(session, row);
         float penalty = (float)config->repetition_penalty;
         ingot_sample_load(sampler, logits, session->model->file.plan->vocabulary, penalty, history);
     }
-    ingot_status status = ingot_sample_choose(sampler, config, position, token);
+    status = status == INGOT_OK ? ingot_sample_choose(sampler, config, position, token) : status;
     ingot_float_mode_set(mode);
     return status;
 }

@@ -42,6 +42,7 @@ typedef enum ingot_status {
     INGOT_ERROR_UNTRUSTED = 44, /* a file that others may write, where that was to be refused */
     INGOT_ERROR_FILE_LOST = 45, /* a guarded file was cut short, or its storage failed, while it was open */
     INGOT_ERROR_HARDWARE = 60,
+    INGOT_ERROR_NO_BACKEND = 61, /* it is not installed, or of another build */
     INGOT_ERROR_INTERNAL = 90
 } ingot_status;
 
@@ -68,7 +69,8 @@ typedef enum ingot_struct {
     INGOT_STRUCT_TOPOLOGY_INFO = 8,
     INGOT_STRUCT_TUNING = 9,
     INGOT_STRUCT_TUNE_CANDIDATE = 10,
-    INGOT_STRUCT_OPEN_CONFIG = 11
+    INGOT_STRUCT_OPEN_CONFIG = 11,
+    INGOT_STRUCT_DEVICE_INFO = 12
 } ingot_struct;
 
 /** How a session keeps keys and values. */
@@ -92,8 +94,25 @@ typedef struct ingot_open_config {
     uint32_t struct_size;
     uint32_t flags;    /* of ingot_open_flag */
     uint32_t isa_mask; /* levels that this model's kernels may be of, ref always; 0: ingot_cpu_mask() */
-    uint32_t reserved; /* 0 */
+    uint32_t device;   /* of the backend */
+    const char *backend; /* "vulkan", "cuda", or a path with a slash; NULL or "cpu": none. See ingot_backend.h */
+    const char *cache_folder; /* where the backend may keep what its driver compiled; NULL: nowhere */
 } ingot_open_config;
+
+/** A device of a backend, as its driver describes it. */
+typedef struct ingot_device_info {
+    uint32_t struct_size;
+    uint32_t kind; /* 1 with memory of its own, 2 with the CPU's memory, 3 software */
+    uint32_t vendor;
+    uint32_t id;
+    uint32_t driver_version;
+    uint32_t reserved;
+    uint64_t memory_bytes;
+    char name[128];
+    char driver[128];
+    char refused[256]; /* why it is not to be used, "" if it may be */
+    char features[256];
+} ingot_device_info;
 
 typedef struct ingot_model_info {
     uint32_t struct_size;
@@ -137,6 +156,7 @@ typedef struct ingot_memory_info {
     uint64_t arena_bytes;   /* activations and logits */
     uint64_t scratch_bytes; /* quantized activations, per-thread buffers */
     uint64_t state_bytes;   /* KV */
+    uint64_t device_bytes; /* of weights, activations and KV that a backend holds apart from the file's pages */
     uint64_t total_bytes;
 } ingot_memory_info;
 
@@ -278,6 +298,11 @@ ingot_status ingot_model_open_with(const char *path, const ingot_open_config *co
 /** @return INGOT_ERROR_FILE_LOST once a part of a guarded file was gone when somebody read it, e.g. after copying a
  * section; the other calls look for themselves. */
 ingot_status ingot_model_intact(const ingot_model *model);
+/** Describes device `device` of a backend; *count are there. With none, *count is 0 and info->refused says what was
+ * looked for. info->struct_size must be set. @return INGOT_ERROR_NO_BACKEND. */
+ingot_status ingot_backend_device_get(const char *backend, uint32_t device, ingot_device_info *info, uint32_t *count);
+/** Which instructions of entry 'step' run on the model's backend: 1, else 0. @param capacity at least instruction_count. */
+ingot_status ingot_model_taken(const ingot_model *model, uint8_t *taken, uint32_t capacity);
 /** Levels that the model's kernels may be of, as bits of ingot_isa. */
 uint32_t ingot_model_isa(const ingot_model *model);
 /** SHA-256 of the section table, which holds the digests of all sections: it names the content of the file. */
@@ -393,7 +418,7 @@ ingot_status ingot_session_tune(ingot_session *session, double seconds, uint32_t
 ingot_status ingot_session_apply(ingot_session *session, const ingot_tuning *tuning);
 /** Digest of formats and shapes of all tensors: a tuning holds for files that share it. */
 uint32_t ingot_model_layout(const ingot_model *model);
-/** Instructions that this backend has executed in this session: backend 0 is the CPU. */
+/** Instructions that have run in this session: backend 0 is the CPU, 1 the model's backend. */
 uint64_t ingot_session_executed(const ingot_session *session, uint32_t backend);
 
 /* cffi: end */

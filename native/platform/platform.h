@@ -55,4 +55,13 @@ void ingot_platform_yield(void);
 void ingot_platform_wait(_Atomic uint32_t *word, uint32_t expected);
 void ingot_platform_wake_all(_Atomic uint32_t *word);
 
+/** The folder of this library, for what is installed beside it. @return INGOT_ERROR_IO. */
+ingot_status ingot_platform_own_folder(char *folder, size_t size);
+/** Loads a library and finds a function in it. @return INGOT_ERROR_NO_BACKEND with the loader's reason. */
+ingot_status ingot_platform_load(const char *path, const char *symbol, void **library, void **function);
+void ingot_platform_unload(void *library);
+/** A descriptor for reading `path`, if the file still begins with these bytes; -1 otherwise. */
+int ingot_platform_open_same(const char *path, const uint8_t *start, size_t size);
+void ingot_platform_close(int descriptor);
+
 #endif

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 NATIVE_DIR_VARIABLE = "INGOT_NATIVE_DIR"
 ABI_VERSION = 1
-BACKENDS = {"cpu": 0}
 _LIBRARIES = ("libingot.so", "libingot.dylib")
 _BINDING = "_ingot_ffi"
 

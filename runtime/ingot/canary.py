@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from ingot._native import Native
     from ingot.model import Model
 
-__all__ = ["LEVELS", "CanaryReport", "LevelResult", "check", "fingerprint", "known", "settle"]
+__all__ = [
+    "LEVELS",
+    "CanaryReport",
+    "LevelResult",
+    "VectorRun",
+    "check",
+    "fingerprint",
+    "known",
+    "settle",
+]
 
 KIND, VERSION = "canary", 1
 REFERENCE = 1
@@ -168,7 +177,7 @@ def check(model: Model, every: bool = False) -> CanaryReport:
     data = model.section_by_name("vectors")
     if not data:
         return CanaryReport("unchecked", allowed, ())
-    run = _Run(model, json.loads(data))
+    run = VectorRun(model, json.loads(data))
     bits = [bit for bit in sorted(LEVELS, reverse=True) if bit & allowed and bit != REFERENCE]
     results = {bit: run.problems(allowed & (2 * bit - 1)) for bit in bits}
     if every or model.info.weights_size <= SMALL or all(results.values()):
@@ -185,10 +194,11 @@ def check(model: Model, every: bool = False) -> CanaryReport:
     return CanaryReport("replaced" if wrong else "passed", mask, named)
 
 
-class _Run:
+class VectorRun:
     """The vectors of one file and what evaluates them."""
 
     def __init__(self, model: Model, vectors: Mapping[str, Any]) -> None:
+        """Take a model and what its section `vectors` says."""
         self._model, self._vectors = model, vectors
 
     def combine(self, mask: int, tested: int) -> int:
@@ -199,11 +209,11 @@ class _Run:
             mask &= ~(1 << mask.bit_length() - 1)
         return mask | REFERENCE
 
-    def problems(self, mask: int) -> list[str]:
-        """Return what is wrong on the levels of a mask."""
+    def problems(self, mask: int, backend: str = "cpu", device: int = 0) -> list[str]:
+        """Return what is wrong on the levels of a mask (0: all), or on a backend's device."""
         from ingot.reference import check_conformance
 
-        native, handle = self._model.native, self._model.open_handle(mask)
+        native, handle = self._model.native, self._model.open_handle(mask, backend, device)
         try:
             whole = check_conformance(self._vectors, lambda ids: self._logits(handle, [ids], "f16"))
             return whole or self._decode_problems(handle)

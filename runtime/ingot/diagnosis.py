@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ingot._native import Native, native
+from ingot.backends import NAMES, devices
 from ingot.canary import LEVELS
 from ingot.environment import cache_path, environment, is_privileged
-from ingot.errors import IngotError
+from ingot.errors import IngotError, MissingExtraError
 from ingot.record import Record
 from ingot.sysfs import cgroup_memory, power_watts, read_number, read_text, thermal_zones
 from ingot.topology import read_topology
@@ -193,7 +194,7 @@ def _firmware_bits(root: str) -> int:
 
 
 def _gpu(root: str, problems: list[Problem]) -> dict[str, Any]:
-    """GPU drivers that are there. No backend of Ingot uses them yet, which is said."""
+    """GPU drivers that are there, and the devices that the installed backends find."""
     drivers = []
     cards = f"{root}/sys/class/drm"
     for name in sorted(os.listdir(cards)) if os.path.isdir(cards) else ():
@@ -210,7 +211,21 @@ def _gpu(root: str, problems: list[Problem]) -> dict[str, Any]:
         problems.append(
             Problem("warning", text, "leave the backend at cpu; never force vulkan here")
         )
-    return {"drm": drivers, "nvidia": first, "vulkan_drivers": vulkan, "backends": ["cpu"]}
+    found = {} if root else _backends()
+    return {"drm": drivers, "nvidia": first, "vulkan_drivers": vulkan, "backends": found}
+
+
+def _backends() -> dict[str, Any]:
+    """Return the devices of each backend that is installed, or why there are none."""
+    found: dict[str, Any] = {}
+    for name in NAMES[1:]:
+        try:
+            found[name] = [device.to_json() for device in devices(native(), name)]
+        except MissingExtraError:
+            found[name] = "not installed"
+        except IngotError as error:
+            found[name] = str(error)
+    return found
 
 
 def _settings(root: str, problems: list[Problem]) -> dict[str, Any]:

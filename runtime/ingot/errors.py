@@ -161,6 +161,7 @@ _CLASSES: dict[int, type[IngotError]] = {
     44: UntrustedFileError,
     45: FileLostError,
     60: HardwareError,
+    61: MissingExtraError,
     90: InternalError,
 }
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from ingot._native import BACKENDS
 from ingot.errors import InvalidArgumentError
 from ingot.passes import Passes
 from ingot.session_config import MemoryInfo
@@ -32,9 +31,13 @@ def read_activation(passes: Passes, tensor: int, rows: int, width: int) -> NDArr
 
 def executed(passes: Passes, backend: str) -> int:
     """Return how many instructions a backend has executed. Raises: InvalidArgumentError."""
-    if backend not in BACKENDS:
-        raise InvalidArgumentError(f"backend '{backend}': built are {', '.join(BACKENDS)}")
-    return int(passes.native.lib.ingot_session_executed(passes.handle, BACKENDS[backend]))
+    from ingot.backends import NAMES
+
+    if backend not in NAMES:
+        raise InvalidArgumentError(f"backend '{backend}', expected one of {', '.join(NAMES)}")
+    if backend not in ("cpu", passes.backend):
+        return 0
+    return int(passes.native.lib.ingot_session_executed(passes.handle, int(backend != "cpu")))
 
 
 def memory(passes: Passes) -> MemoryInfo:

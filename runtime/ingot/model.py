@@ -11,7 +11,7 @@ from ingot._native import Native, native
 from ingot.chat import ChatSettings
 from ingot.environment import environment
 from ingot.errors import FormatError, InvalidArgumentError, StateError
-from ingot.record import Record
+from ingot.model_info import MemoryPlan, ModelInfo, read_model_info
 from ingot.session import Session
 from ingot.session_config import SessionConfig
 from ingot.tokenizer import Detokenizer, NoText, Tokenizer
@@ -25,47 +25,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ingot.backends import Choice
     from ingot.canary import CanaryReport
     from ingot.format import Section
     from ingot.governor import Governor
 
 __all__ = ["MemoryPlan", "Model", "ModelInfo"]
-
-
-class ModelInfo(Record):
-    """Sizes of a model; the names are those of ingot_model_info."""
-
-    tensor_count: int
-    instruction_count: int
-    context: int
-    chunk: int
-    vocabulary: int
-    logits_width: int
-    embedding_rows: int
-    file_size: int
-    weights_offset: int
-    weights_size: int
-    weight_bytes_per_token: int
-
-
-class MemoryPlan(Record):
-    """Planned bytes of a model and one session at full chunk, the threads' own buffers apart."""
-
-    context: int
-    chunk: int
-    weights_bytes: int
-    arena_bytes_per_token: int
-    arena_bytes_per_selected: int
-    scratch_bytes_per_token: int
-    state_bytes_per_token: int
-    peaks: tuple[tuple[int, int], ...]
-
-    def total_bytes(self, context: int | None = None) -> int:
-        """Return the bytes at a context, by default the largest."""
-        positions = -(-(self.context if context is None else context) // 64) * 64
-        per_token = self.arena_bytes_per_token + self.scratch_bytes_per_token
-        session = per_token * self.chunk + self.arena_bytes_per_selected
-        return self.weights_bytes + session + self.state_bytes_per_token * positions
 
 
 class Model:
@@ -79,6 +44,8 @@ class Model:
         strict: bool = False,
         guard: bool = False,
         canary: bool = True,
+        backend: str = "cpu",
+        device: int = 0,
     ) -> None:
         """Map and check a file, and a smaller one that guesses for it, with the same tokenizer.
 
@@ -86,18 +53,25 @@ class Model:
         guard: a file cut short while it is mapped raises FileLostError; otherwise the process gets
         SIGBUS and ends. canary: before the first session here, the file's vectors run on each
         kernel level, and a level that is wrong is left out (see canary.py).
+        backend: cpu, vulkan, cuda, or auto: what a measurement finds right and fastest here, see
+        `choice`. A device whose canary fails is not used: the CPU is, and a warning says so.
         Raises: InvalidArgumentError if the draft's tokenizer is another;
             FormatError naming the broken rule; StorageError if it cannot be read;
             UntrustedFileError; FileLostError;
-            HardwareError if INGOT_FORCE_ISA names what this CPU lacks.
+            HardwareError if INGOT_FORCE_ISA names what this CPU lacks, or a device is refused;
+            MissingExtraError for a backend that is not installed.
         """
         self._file = os.fspath(path)
         self.native: Native = native()
         lib = self.native.lib
         self._flags = strict * lib.INGOT_OPEN_STRICT | guard * lib.INGOT_OPEN_GUARD
         self._mask, self._canary = 0, canary
+        self.backend, self.device = _checked_backend(backend), device
+        self.choice: Choice | None = None
         self._handle: Any = self.open_handle()
-        self.info = _model_info(self.native, self._handle)
+        self.info = read_model_info(self.native, self._handle)
+        if backend == "auto":
+            self._choose()
         self.draft = (
             Model(draft, strict=strict, guard=guard, canary=canary) if draft is not None else None
         )
@@ -184,7 +158,9 @@ class Model:
         """
         if not self._canary or environment("INGOT_CANARY") == "0":
             return None
-        if self._report is None:
+        if self.backend != "cpu":
+            self._trust_device()
+        if self._report is None and self.backend == "cpu":
             from ingot.canary import settle
 
             self._report = report = settle(self)
@@ -194,6 +170,40 @@ class Model:
         return self._report
 
     _report: CanaryReport | None = None
+
+    def _choose(self) -> None:
+        """Take what was measured to be the fastest."""
+        from ingot.backends import choose
+
+        self.choice = choose(self)
+        if self.choice.backend != "cpu":
+            self.backend, self.device = self.choice.backend, self.choice.device
+            self._handle = self.open_handle()
+
+    def _trust_device(self) -> None:
+        """Go back to the CPU if the file's vectors say that the device is wrong."""
+        if self._device_trusted:
+            return
+        from ingot.backends import check_backend, devices
+
+        problems = check_backend(self, devices(self.native, self.backend)[self.device])
+        if problems:
+            import logging
+
+            text = "%s: %s is wrong on this device (%s); the CPU is used instead"
+            logging.getLogger(__name__).warning(text, self.path.name, self.backend, problems[0])
+            self.backend = "cpu"
+            self._handle = self.open_handle()
+        self._device_trusted = True
+
+    _device_trusted = False
+
+    def taken(self) -> list[bool]:
+        """Return, for each instruction of entry `step`, whether the backend runs it."""
+        count = self.info.instruction_count
+        taken = self.native.ffi.new("uint8_t[]", count)
+        self.native.check(self.native.lib.ingot_model_taken(self.handle, taken, count))
+        return [bool(flag) for flag in taken]
 
     def release(self) -> int:
         """Give the memory of the weights back to the system; they are read again when needed.
@@ -286,15 +296,24 @@ class Model:
         """
         return self.section_by_name(kind.name.lower())
 
-    def open_handle(self, mask: int = 0) -> Any:
+    def open_handle(self, mask: int = 0, backend: str = "", device: int = 0) -> Any:
         """Open the file once more, for kernels of some levels (0: all); the handle closes itself.
+
+        backend and device: others than the model's own.
 
         Raises: as Model(); StateError if the file is no longer the same.
         """
         ffi, lib = self.native.ffi, self.native.lib
         config, handle = self.native.struct("ingot_open_config"), ffi.new("ingot_model **")
         config.flags, config.isa_mask = self._flags, mask
-        self.native.check(lib.ingot_model_open_with(os.fsencode(self._file), config, handle))
+        own = backend == ""
+        name = self.backend if own else backend
+        texts = [] if name in ("cpu", "auto") else self._device_texts(name)
+        if texts:
+            config.backend, config.cache_folder = texts
+            config.device = self.device if own else device
+        status = lib.ingot_model_open_with(os.fsencode(self._file), config, handle)
+        self.native.check(status)
         opened = ffi.gc(handle[0], lib.ingot_model_close)
         digest = ffi.new("uint8_t[32]")
         self.native.check(lib.ingot_model_digest(opened, digest))
@@ -305,6 +324,18 @@ class Model:
         return opened
 
     _content = b""
+
+    def _device_texts(self, backend: str) -> list[Any]:
+        """Return a backend's name and cache folder as C strings. Raises: MissingExtraError."""
+        from ingot.backends import cache_folder, devices
+
+        devices(self.native, backend)  # says clearly what is not installed
+        new = self.native.ffi.new
+        folder = cache_folder()
+        return [
+            new("char[]", backend.encode()),
+            self.native.ffi.NULL if folder is None else new("char[]", os.fsencode(folder)),
+        ]
 
     def section_by_name(self, name: str) -> bytes:
         """Return the bytes of a section by its name in the format."""
@@ -348,11 +379,15 @@ class Model:
         return value
 
 
-def _model_info(library: Native, handle: Any) -> ModelInfo:
-    """Ask the library for a model's sizes."""
-    info = library.struct("ingot_model_info")
-    library.check(library.lib.ingot_model_info_get(handle, info))
-    return ModelInfo(*(int(getattr(info, name)) for name in ModelInfo.names))
+def _checked_backend(name: str) -> str:
+    """Return the backend to open first. Raises: InvalidArgumentError for an unknown name."""
+    if name == "cpu":
+        return name
+    from ingot.backends import ASKED
+
+    if name not in ASKED:
+        raise InvalidArgumentError(f"backend '{name}', expected one of {', '.join(ASKED)}")
+    return "cpu" if name == "auto" else name
 
 
 def _parse(data: bytes, name: str) -> Any:

@@ -31,9 +31,9 @@ class Passes:
         self.tokens: list[int] = []
         self.running = self.cancelled = False
         self._model, self._config = model, config
-        self.native = model.native
+        self.native, self.backend = model.native, model.backend
         self._vocabulary = model.info.vocabulary
-        self._handle = handle or create(model.native, model.handle, config)
+        self._handle = handle or create(model.native, model.handle, config, model.backend)
         self._handle_lock = threading.Lock()
 
     @property

@@ -85,16 +85,17 @@ class MemoryInfo(Record):
     arena_bytes: int
     scratch_bytes: int
     state_bytes: int
+    device_bytes: int
     total_bytes: int
 
 
-def create(native: Native, model: Any, config: SessionConfig) -> Any:
-    """Open a native session as open_native() does, tuned to this device if threads are 0.
+def create(native: Native, model: Any, config: SessionConfig, backend: str = "cpu") -> Any:
+    """Open a native session as open_native() does, tuned to this CPU if threads are 0.
 
     Raises: as open_native().
     """
     session = open_native(native, model, config)
-    if config.threads == 0 and config.prefill_threads == 0:
+    if backend == "cpu" and config.threads == 0 and config.prefill_threads == 0:
         from ingot.tuning import tune_session  # late: it is no part of a fast import
 
         tune_session(native, model, session)

@@ -25,11 +25,12 @@ KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 """
 # Cuts the way to the far side after some bytes: what a dropped link does, at a chosen place. dd,
-# since it passes on what it has; others gather it first.
+# since it passes on what it has; others gather it first. It counts blocks, and a read that the pipe
+# cut short as one: small blocks keep the place where it was meant to be.
 CUT = """#!/bin/sh
 [ -e "{mark}" ] && exec {ssh} "$@"
 touch "{mark}"
-dd bs=65536 count={size} iflag=count_bytes status=none | {ssh} "$@"
+dd bs=512 count={size} iflag=count_bytes status=none | {ssh} "$@"
 """
 
 

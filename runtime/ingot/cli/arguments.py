@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingot.errors import InvalidArgumentError, NotBuiltError
+from ingot.backends import ASKED
+from ingot.errors import InvalidArgumentError
 from ingot.generation import Options
 from ingot.model import Model
 from ingot.sampling import Sampling
@@ -32,12 +34,11 @@ __all__ = [
     "generation_options",
     "open_model",
     "open_session",
-    "require_backend",
+    "tell_choice",
 ]
 
 Subparsers = argparse._SubParsersAction
 DRAFTED = 7  # tokens of one draft; with the one before them they fill a panel of the kernels
-_UNBUILT_BACKENDS = ("vulkan", "cuda")
 
 
 class UsageError(InvalidArgumentError):
@@ -69,6 +70,7 @@ def add_file(parser: argparse.ArgumentParser) -> None:
 def add_session(parser: argparse.ArgumentParser) -> None:
     """Add what a session is opened with."""
     add_threads(parser)
+    add_backend(parser)
     parser.add_argument(
         "--context", type=int, default=0, metavar="N", help="positions; default: the file's plan"
     )
@@ -96,7 +98,16 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
 
 def open_model(args: argparse.Namespace) -> Model:
     """Open the file that the options of add_session and add_speculation describe."""
-    return Model(args.file, draft=args.draft, strict=args.strict, guard=args.strict)
+    model = Model(
+        args.file,
+        draft=args.draft,
+        strict=args.strict,
+        guard=args.strict,
+        backend=args.backend,
+        device=args.device,
+    )
+    tell_choice(model)
+    return model
 
 
 def _governor(args: argparse.Namespace) -> Governor | None:
@@ -207,13 +218,16 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add the backend."""
     parser.add_argument(
         "--backend",
-        choices=("cpu", *_UNBUILT_BACKENDS),
+        choices=ASKED,
         default="cpu",
-        help="what executes the program (default cpu, the only one built so far)",
+        help="what executes the program (default cpu); auto measures, and says what it took",
+    )
+    parser.add_argument(
+        "--device", type=int, default=0, metavar="N", help="of the backend, see `ingot doctor`"
     )
 
 
-def require_backend(name: str) -> None:
-    """Raises: NotBuiltError, exit status 2, for a backend that is planned but not there."""
-    if name in _UNBUILT_BACKENDS:
-        raise NotBuiltError(f"--backend {name} is not built yet: use --backend cpu")
+def tell_choice(model: Model) -> None:
+    """Say on stderr what `--backend auto` took, and why."""
+    if model.choice is not None:
+        print(model.choice.describe(), file=sys.stderr)

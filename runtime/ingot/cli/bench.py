@@ -22,7 +22,7 @@ from ingot.cli.arguments import (
     add_command,
     add_file,
     add_threads,
-    require_backend,
+    tell_choice,
 )
 from ingot.cli.memory import peak_rss_bytes
 from ingot.cli.profile import Recorded, print_profile, profile_json, record, write_trace
@@ -99,12 +99,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    require_backend(args.backend)
     if min(args.prefill, args.decode, args.repeat) < 1:
         raise UsageError("--prefill, --decode and --repeat must be at least 1")
     if args.replay is not None:
         return _replay(args)
-    with Model(args.file) as model, _open(model, args) as session:
+    with _model(args) as model, _open(model, args) as session:
+        tell_choice(model)
         prefill, decode = _lengths(session, args.prefill, args.decode)
         samples = measure(session, prefill, decode, args.repeat)
         report = _report(model, session, samples, prefill, decode)
@@ -114,7 +114,11 @@ def run(args: argparse.Namespace) -> int:
     print(json.dumps(report) if args.json else _text(report))
     if passes is not None and not args.json:
         print_profile(passes)
-    return _judge(report["decode_fraction_of_stream"])
+    return _judge(report["decode_fraction_of_stream"]) if report["backend"] == "cpu" else 0
+
+
+def _model(args: argparse.Namespace) -> Model:
+    return Model(args.file, backend=args.backend, device=args.device)
 
 
 def _open(model: Model, args: argparse.Namespace) -> Session:
@@ -218,7 +222,7 @@ def _decode_rate(session: Session, tokens: list[int], index: int, rounds: int) -
 
 def _read_once(session: Session, samples: Samples, index: int) -> None:
     """Read all weights with each pattern; small files are in a cache, so read them often."""
-    if session.model.info.weights_size < LEAST_STREAM_BYTES:
+    if session.model.info.weights_size < LEAST_STREAM_BYTES or session.model.backend != "cpu":
         return
     repeats = max(1, round(2e7 / session.model.info.weights_size))
     for offset in range(len(PATTERNS)):
@@ -245,6 +249,7 @@ def _report(
         "decode_fraction_of_stream": decode_gigabytes / ceiling if ceiling else None,
         "threads": session.memory().threads,
         "isa": isa_name(model.native),
+        "backend": model.backend,
         "peak_rss_bytes": peak_rss_bytes(),
         "prefill_tokens": prefill,
         "decode_tokens": decode,
@@ -287,11 +292,14 @@ def _text(report: dict[str, Any]) -> str:
             f"({report['stream_pattern']})  {_span(report['stream_range'])}",
             f"decode reaches {report['decode_fraction_of_stream'] * 100:.1f} % of the ceiling",
         ]
-    lines.append(
-        f"{report['threads']} threads, {report['isa']}, "
-        f"peak resident {report['peak_rss_bytes'] / 1e6:.1f} MB"
-    )
+    lines.append(f"{_executor(report)}, peak resident {report['peak_rss_bytes'] / 1e6:.1f} MB")
     return "\n".join(lines)
+
+
+def _executor(report: dict[str, Any]) -> str:
+    if report["backend"] != "cpu":
+        return str(report["backend"])
+    return f"{report['threads']} threads, {report['isa']}"
 
 
 def _span(values: dict[str, float]) -> str:

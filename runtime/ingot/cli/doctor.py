@@ -97,7 +97,8 @@ def _lines(sections: Any) -> list[str]:
         f"pages of {memory['page_bytes']} bytes",
         f"clocks   {'; '.join(clocks) or 'the system does not tell'}",
         f"thermal  {', '.join([*zones, *watts]) or 'no sensors'}",
-        f"GPU      {', '.join(drivers) or 'no driver'} (Ingot uses the CPU)",
+        f"GPU      {', '.join(drivers) or 'no driver'}",
+        *(f"{name:8} {_devices(found)}" for name, found in gpu["backends"].items()),
         f"cache    {sections['settings']['cache'] or 'none in a privileged process'}",
     ]
     if "canary" in sections:
@@ -108,3 +109,14 @@ def _lines(sections: Any) -> list[str]:
         ]
         lines.append(f"canary   {canary['verdict']}{': ' if levels else ''}{', '.join(levels)}")
     return lines
+
+
+def _devices(found: Any) -> str:
+    """Return a backend's devices on one line; those that are refused with the reason."""
+    if isinstance(found, str):
+        return found
+    texts = [
+        f"{device['index']}: {device['name']} ({device['refused'] or device['kind']})"
+        for device in found
+    ]
+    return "; ".join(texts) or "no device"

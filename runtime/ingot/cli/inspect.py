@@ -7,19 +7,23 @@ import argparse
 import json
 from typing import Any
 
+from ingot.backends import NAMES
 from ingot.cli.arguments import Subparsers, add_command, add_file
 from ingot.cli.table import print_table
 from ingot.container import Container
 from ingot.format import Dtype, Layout, Opcode, Role, Rows, Section, TensorRecord
+from ingot.model import Model
 
-__all__ = ["add_parser", "describe", "run"]
+__all__ = ["add_parser", "describe", "run", "split"]
 
 _EPILOG = """examples:
   ingot inspect smol.ingot
   ingot inspect smol.ingot --tensors --program
   ingot inspect smol.ingot --json | python -m json.tool
+  ingot inspect smol.ingot --backend vulkan
 
-Needs neither the native library nor memory for the weights: works on any machine."""
+Needs neither the native library nor memory for the weights: works on any machine. --backend opens
+the file on this machine's device, and says which instructions it takes and which the CPU runs."""
 _JSON_SECTIONS = {"meta": Section.META, "certificate": Section.CERTIFICATE, "chat": Section.CHAT}
 
 
@@ -29,6 +33,10 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add_file(parser)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--program", action="store_true", help="list every instruction")
+    parser.add_argument(
+        "--backend", choices=NAMES[1:], help="show the split between a backend and the CPU"
+    )
+    parser.add_argument("--device", type=int, default=0, metavar="N", help="of the backend")
     parser.add_argument("--json", action="store_true", help="print all of it as one JSON object")
 
 
@@ -36,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     with Container(args.file) as container:
         description = describe(container)
+    if args.backend is not None:
+        description["split"] = split(description["program"], args)
     if args.json:
         print(json.dumps(description, ensure_ascii=False))
         return 0
@@ -44,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         _print_tensors(description["tensors"])
     if args.program:
         _print_program(description["program"])
+    if args.backend is not None:
+        _print_split(description["split"])
     return 0
 
 
@@ -67,6 +79,29 @@ def describe(container: Container) -> dict[str, Any]:
     for key, kind in _JSON_SECTIONS.items():
         description[key] = container.json(kind) if len(container.section(kind)) else None
     return description
+
+
+def split(program: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
+    """Return which instructions of entry `step` a backend's device takes."""
+    with Model(args.file, canary=False, backend=args.backend, device=args.device) as model:
+        taken = model.taken()
+    steps = [entry for entry in program if entry["entry"] == "step"]
+    return {
+        "backend": args.backend,
+        "taken": [e["index"] for e, there in zip(steps, taken, strict=True) if there],
+        "cpu": [
+            {"index": e["index"], "op": e["op"], "inputs": e["inputs"]}
+            for e, there in zip(steps, taken, strict=True)
+            if not there
+        ],
+    }
+
+
+def _print_split(found: dict[str, Any]) -> None:
+    count = len(found["taken"]) + len(found["cpu"])
+    print(f"\n{found['backend']} runs {len(found['taken'])} of {count} instructions")
+    for entry in found["cpu"]:
+        print(f"  on the CPU: {entry['index']} {entry['op']} {', '.join(entry['inputs'])}")
 
 
 def _name(kind: Any, value: int) -> str:
