@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,7 +174,9 @@ def compile_all(compiler: Compiler, targets: Sequence[str]) -> list[Compiled]:
 
     Raises: CompileError.
     """
-    return [compiler.compile(source, target) for target in targets for source in SOURCES]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [(source, target) for target in targets for source in SOURCES]
+        return list(pool.map(lambda job: compiler.compile(*job), jobs))
 
 
 FUNCTION = re.compile(r"Compiling entry function '(\w+)' for '(\w+)'")

@@ -217,7 +217,8 @@ ingot_status ingot_cuda_model_open(const ingot_backend_program *program, const i
         free(model);
         return ingot_cuda_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory for the model");
     }
-    model->program = program;
+    model->own_program = *program;
+    model->program = &model->own_program;
     ingot_status status = open_device(model, options);
     if (status == INGOT_OK) {
         cu_context before;

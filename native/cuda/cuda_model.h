@@ -34,7 +34,8 @@ typedef enum cuda_weights_kind { CUDA_WEIGHTS_NONE, CUDA_WEIGHTS_IMPORTED, CUDA_
 
 typedef struct cuda_model {
     const ingot_cuda_driver *driver;
-    const ingot_backend_program *program;
+    const ingot_backend_program *program; /* the copy below */
+    ingot_backend_program own_program;    /* its descriptor holds during model_open alone */
     cu_device device;
     cu_context context;
     cu_module modules[CUDA_MOST_MODULES];

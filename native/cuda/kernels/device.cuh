@@ -15,7 +15,7 @@
 #define UNROLL _Pragma("unroll")
 #define PLANTED(fault) 0
 #define KERNEL(name, args_type, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ args_type args)
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ args_type args)
 
 /* Weights are read once: they must not push out the activations. */
 DEVICE uint4 stream16(const void *from) {
