@@ -3,7 +3,8 @@
 
 NVRTC is asked first (the wheel nvidia-cuda-nvrtc-cu12, or a toolkit's library), then nvcc. NVRTC 12
 makes what a JetPack 6 driver takes: cubins for sm_87, and PTX 8.5 for what has no cubin. A compiler
-of another major version makes PTX that such a driver refuses; then sm_87 is left out with a message.
+of another major version makes PTX that such a driver refuses: sm_87 is left out then, and the
+line that --check prints shows it.
 
 Example:
     python native/cuda/compile.py --check                      # which compiler would be used
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import ctypes
+import hashlib
 import importlib.util
 import io
 import os
@@ -29,7 +31,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Compiled", "Compiler", "CompileError", "compile_all", "find_compiler", "resource_rows"]
+__all__ = [
+    "CompileError",
+    "Compiled",
+    "Compiler",
+    "Nvcc",
+    "Nvrtc",
+    "compile_all",
+    "embedded",
+    "find_compiler",
+    "resource_rows",
+    "resource_table",
+    "sources_digest",
+    "targets_of",
+    "write_if_changed",
+]
 
 FOLDER = Path(__file__).resolve().parent
 SOURCES = ("gemv", "few", "prompt", "rows", "attention", "picks")
@@ -166,7 +182,7 @@ def targets_of(compiler: Compiler) -> tuple[str, ...]:
     """Return the targets that this compiler's output is good for."""
     if compiler.version[0] == JETPACK_MAJOR:
         return (*CUBINS, PTX)
-    return tuple(target for target in CUBINS if target != "sm_87") + (PTX,)
+    return (*(target for target in CUBINS if target != "sm_87"), PTX)
 
 
 def compile_all(compiler: Compiler, targets: Sequence[str]) -> list[Compiled]:
@@ -214,9 +230,18 @@ def resource_rows(compiled: Sequence[Compiled]) -> list[tuple[str, ...]]:
     return sorted(rows)
 
 
-def resource_table(compiled: Sequence[Compiled]) -> str:
-    """Return the resources as CSV."""
+def sources_digest() -> str:
+    """Return the SHA-256 of what the kernels are made of, this script's options included."""
+    digest = hashlib.sha256(" ".join((*OPTIONS, *CUBINS)).encode())
+    for path in (FOLDER / "kernel_args.h", *sorted((FOLDER / "kernels").iterdir())):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def resource_table(compiled: Sequence[Compiled], name: str) -> str:
+    """Return the resources as CSV, behind a line that says of which sources."""
     out = io.StringIO()
+    out.write(f"# {name}, sources {sources_digest()}\n")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         ("kernel", "target", "registers", "spilled_bytes", "stack_bytes", "shared_bytes")
@@ -227,7 +252,10 @@ def resource_table(compiled: Sequence[Compiled]) -> str:
 
 def embedded(compiled: Sequence[Compiled], name: str) -> str:
     """Return a C file with the codes and a table of them."""
-    lines = ["/* Made by compile.py. SPDX-License-Identifier: Apache-2.0 */", '#include "cuda_code.h"']
+    lines = [
+        "/* Made by compile.py. SPDX-License-Identifier: Apache-2.0 */",
+        '#include "cuda_code.h"',
+    ]
     entries = []
     for one in compiled:
         label = f"{one.source}_{one.target}"
@@ -241,7 +269,7 @@ def embedded(compiled: Sequence[Compiled], name: str) -> str:
         ptx = int(kind == "compute")
         entries.append(f'    {{"{one.source}", {number}, {ptx}, {label}, sizeof {label}}},')
     lines += ["const ingot_cuda_image ingot_cuda_images[] = {", *entries, "};"]
-    lines.append("const size_t ingot_cuda_image_count = sizeof ingot_cuda_images / sizeof *ingot_cuda_images;")
+    lines.append(f"const size_t ingot_cuda_image_count = {len(compiled)};")
     lines.append(f'const char *const ingot_cuda_compiler = "{name}";')
     return "\n".join(lines) + "\n"
 
@@ -274,7 +302,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.out:
             write_if_changed(arguments.out, embedded(compiled, compiler.name))
         if arguments.resources:
-            write_if_changed(arguments.resources, resource_table(compiled))
+            write_if_changed(arguments.resources, resource_table(compiled, compiler.name))
     except CompileError as error:
         print(error, file=sys.stderr)
         return 1

@@ -49,7 +49,8 @@ static void refuse(const ingot_cuda_driver *driver, int capability, char *why, s
         snprintf(why, room, "compute capability %d.%d has no int8 mma.m16n8k32 and no cp.async; 8.0 is needed",
                  capability / 10, capability % 10);
     } else if (!ingot_cuda_code_for(driver, capability, &ptx)) {
-        snprintf(why, room, "no code for compute capability %d.%d, and a driver for CUDA %d.%d cannot make it (12.5 can)",
+        snprintf(why, room,
+                 "no code for compute capability %d.%d, and a driver for CUDA %d.%d cannot make it (12.5 can)",
                  capability / 10, capability % 10, driver->version / 1000, driver->version % 1000 / 10);
     }
 }
@@ -74,8 +75,8 @@ ingot_status ingot_cuda_device_info(uint32_t index, ingot_backend_device *info) 
     (void)driver->device_name(info->name, (int)sizeof info->name, device);
     (void)driver->device_memory(&bytes, device);
     snprintf(info->driver, sizeof info->driver, "CUDA %d.%d", driver->version / 1000, driver->version % 1000 / 10);
-    info->kind = driver->emulated ? INGOT_BACKEND_SOFTWARE
-                                  : (integrated ? INGOT_BACKEND_INTEGRATED : INGOT_BACKEND_DISCRETE);
+    info->kind =
+        driver->emulated ? INGOT_BACKEND_SOFTWARE : (integrated ? INGOT_BACKEND_INTEGRATED : INGOT_BACKEND_DISCRETE);
     info->vendor = 0x10de;
     info->id = (uint32_t)attribute(driver, CU_ATTRIBUTE_PCI_DEVICE, device);
     info->driver_version = (uint32_t)driver->version;

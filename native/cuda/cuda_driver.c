@@ -28,8 +28,8 @@ ingot_status ingot_cuda_check(const ingot_cuda_driver *driver, cu_result result,
     }
     (void)driver->error_name(result, &name);
     (void)driver->error_string(result, &text);
-    return ingot_cuda_fail(result == CU_OUT_OF_MEMORY ? INGOT_ERROR_OUT_OF_MEMORY : INGOT_ERROR_HARDWARE,
-                           "%s: %s, %s", what, name, text);
+    return ingot_cuda_fail(result == CU_OUT_OF_MEMORY ? INGOT_ERROR_OUT_OF_MEMORY : INGOT_ERROR_HARDWARE, "%s: %s, %s",
+                           what, name, text);
 }
 
 static ingot_cuda_driver driver;
@@ -38,10 +38,10 @@ static pthread_once_t opened = PTHREAD_ONCE_INIT;
 
 /* Functions that the library has, by name; the first that it lacks, or NULL. */
 static const char *find_functions(void *library) {
-#define FIND(field, symbol, parameters)                                   \
-    *(void **)(void *)&driver.field = dlsym(library, symbol);             \
-    if (driver.field == NULL) {                                           \
-        return symbol;                                                    \
+#define FIND(field, symbol, parameters)                       \
+    *(void **)(void *)&driver.field = dlsym(library, symbol); \
+    if (driver.field == NULL) {                               \
+        return symbol;                                        \
     }
     INGOT_CUDA_FUNCTIONS(FIND)
 #undef FIND

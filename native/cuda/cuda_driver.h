@@ -57,53 +57,53 @@ typedef struct cu_copy2d {
 } cu_copy2d;
 
 /* X(field, symbol, parameters) */
-#define INGOT_CUDA_FUNCTIONS(X) \
-    X(init, "cuInit", (unsigned flags)) \
-    X(driver_version, "cuDriverGetVersion", (int *version)) \
-    X(error_name, "cuGetErrorName", (cu_result result, const char **name)) \
-    X(error_string, "cuGetErrorString", (cu_result result, const char **text)) \
-    X(device_count, "cuDeviceGetCount", (int *count)) \
-    X(device_get, "cuDeviceGet", (cu_device *device, int index)) \
-    X(device_name, "cuDeviceGetName", (char *name, int room, cu_device device)) \
-    X(device_attribute, "cuDeviceGetAttribute", (int *value, int attribute, cu_device device)) \
-    X(device_memory, "cuDeviceTotalMem_v2", (size_t *bytes, cu_device device)) \
-    X(context_retain, "cuDevicePrimaryCtxRetain", (cu_context *context, cu_device device)) \
-    X(context_release, "cuDevicePrimaryCtxRelease_v2", (cu_device device)) \
-    X(context_push, "cuCtxPushCurrent_v2", (cu_context context)) \
-    X(context_pop, "cuCtxPopCurrent_v2", (cu_context *context)) \
-    X(module_load, "cuModuleLoadData", (cu_module *module, const void *image)) \
-    X(module_unload, "cuModuleUnload", (cu_module module)) \
-    X(module_function, "cuModuleGetFunction", (cu_function *function, cu_module module, const char *name)) \
-    X(memory_allocate, "cuMemAlloc_v2", (cu_pointer *pointer, size_t bytes)) \
-    X(memory_managed, "cuMemAllocManaged", (cu_pointer *pointer, size_t bytes, unsigned flags)) \
-    X(memory_free, "cuMemFree_v2", (cu_pointer pointer)) \
-    X(memory_set, "cuMemsetD8_v2", (cu_pointer pointer, unsigned char value, size_t bytes)) \
-    X(host_register, "cuMemHostRegister_v2", (void *pointer, size_t bytes, unsigned flags)) \
-    X(host_unregister, "cuMemHostUnregister", (void *pointer)) \
-    X(host_pointer, "cuMemHostGetDevicePointer_v2", (cu_pointer *device, void *host, unsigned flags)) \
-    X(host_allocate, "cuMemHostAlloc", (void **pointer, size_t bytes, unsigned flags)) \
-    X(host_free, "cuMemFreeHost", (void *pointer)) \
-    X(copy_to_device, "cuMemcpyHtoD_v2", (cu_pointer to, const void *from, size_t bytes)) \
-    X(copy_to_host, "cuMemcpyDtoH_v2", (void *to, cu_pointer from, size_t bytes)) \
+#define INGOT_CUDA_FUNCTIONS(X)                                                                                        \
+    X(init, "cuInit", (unsigned flags))                                                                                \
+    X(driver_version, "cuDriverGetVersion", (int *version))                                                            \
+    X(error_name, "cuGetErrorName", (cu_result result, const char **name))                                             \
+    X(error_string, "cuGetErrorString", (cu_result result, const char **text))                                         \
+    X(device_count, "cuDeviceGetCount", (int *count))                                                                  \
+    X(device_get, "cuDeviceGet", (cu_device * device, int index))                                                      \
+    X(device_name, "cuDeviceGetName", (char *name, int room, cu_device device))                                        \
+    X(device_attribute, "cuDeviceGetAttribute", (int *value, int attribute, cu_device device))                         \
+    X(device_memory, "cuDeviceTotalMem_v2", (size_t *bytes, cu_device device))                                         \
+    X(context_retain, "cuDevicePrimaryCtxRetain", (cu_context * context, cu_device device))                            \
+    X(context_release, "cuDevicePrimaryCtxRelease_v2", (cu_device device))                                             \
+    X(context_push, "cuCtxPushCurrent_v2", (cu_context context))                                                       \
+    X(context_pop, "cuCtxPopCurrent_v2", (cu_context * context))                                                       \
+    X(module_load, "cuModuleLoadData", (cu_module * module, const void *image))                                        \
+    X(module_unload, "cuModuleUnload", (cu_module module))                                                             \
+    X(module_function, "cuModuleGetFunction", (cu_function * function, cu_module module, const char *name))            \
+    X(memory_allocate, "cuMemAlloc_v2", (cu_pointer * pointer, size_t bytes))                                          \
+    X(memory_managed, "cuMemAllocManaged", (cu_pointer * pointer, size_t bytes, unsigned flags))                       \
+    X(memory_free, "cuMemFree_v2", (cu_pointer pointer))                                                               \
+    X(memory_set, "cuMemsetD8_v2", (cu_pointer pointer, unsigned char value, size_t bytes))                            \
+    X(host_register, "cuMemHostRegister_v2", (void *pointer, size_t bytes, unsigned flags))                            \
+    X(host_unregister, "cuMemHostUnregister", (void *pointer))                                                         \
+    X(host_pointer, "cuMemHostGetDevicePointer_v2", (cu_pointer * device, void *host, unsigned flags))                 \
+    X(host_allocate, "cuMemHostAlloc", (void **pointer, size_t bytes, unsigned flags))                                 \
+    X(host_free, "cuMemFreeHost", (void *pointer))                                                                     \
+    X(copy_to_device, "cuMemcpyHtoD_v2", (cu_pointer to, const void *from, size_t bytes))                              \
+    X(copy_to_host, "cuMemcpyDtoH_v2", (void *to, cu_pointer from, size_t bytes))                                      \
     X(copy_to_device_async, "cuMemcpyHtoDAsync_v2", (cu_pointer to, const void *from, size_t bytes, cu_stream stream)) \
-    X(copy2d, "cuMemcpy2D_v2", (const cu_copy2d *copy)) \
-    X(stream_create, "cuStreamCreate", (cu_stream *stream, unsigned flags)) \
-    X(stream_destroy, "cuStreamDestroy_v2", (cu_stream stream)) \
-    X(stream_synchronize, "cuStreamSynchronize", (cu_stream stream)) \
-    X(capture_begin, "cuStreamBeginCapture_v2", (cu_stream stream, int mode)) \
-    X(capture_end, "cuStreamEndCapture", (cu_stream stream, cu_graph *graph)) \
-    X(graph_instantiate, "cuGraphInstantiateWithFlags", \
-      (cu_executable *executable, cu_graph graph, unsigned long long flags)) \
-    X(graph_launch, "cuGraphLaunch", (cu_executable executable, cu_stream stream)) \
-    X(graph_destroy, "cuGraphDestroy", (cu_graph graph)) \
-    X(executable_destroy, "cuGraphExecDestroy", (cu_executable executable)) \
-    X(launch, "cuLaunchKernel", \
-      (cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y, \
-       unsigned block_z, unsigned shared, cu_stream stream, void **args, void **extra)) \
-    X(event_create, "cuEventCreate", (cu_event *event, unsigned flags)) \
-    X(event_record, "cuEventRecord", (cu_event event, cu_stream stream)) \
-    X(event_synchronize, "cuEventSynchronize", (cu_event event)) \
-    X(event_elapsed, "cuEventElapsedTime", (float *milliseconds, cu_event start, cu_event end)) \
+    X(copy2d, "cuMemcpy2D_v2", (const cu_copy2d *copy))                                                                \
+    X(stream_create, "cuStreamCreate", (cu_stream * stream, unsigned flags))                                           \
+    X(stream_destroy, "cuStreamDestroy_v2", (cu_stream stream))                                                        \
+    X(stream_synchronize, "cuStreamSynchronize", (cu_stream stream))                                                   \
+    X(capture_begin, "cuStreamBeginCapture_v2", (cu_stream stream, int mode))                                          \
+    X(capture_end, "cuStreamEndCapture", (cu_stream stream, cu_graph * graph))                                         \
+    X(graph_instantiate, "cuGraphInstantiateWithFlags",                                                                \
+      (cu_executable * executable, cu_graph graph, unsigned long long flags))                                          \
+    X(graph_launch, "cuGraphLaunch", (cu_executable executable, cu_stream stream))                                     \
+    X(graph_destroy, "cuGraphDestroy", (cu_graph graph))                                                               \
+    X(executable_destroy, "cuGraphExecDestroy", (cu_executable executable))                                            \
+    X(launch, "cuLaunchKernel",                                                                                        \
+      (cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,    \
+       unsigned block_z, unsigned shared, cu_stream stream, void **args, void **extra))                                \
+    X(event_create, "cuEventCreate", (cu_event * event, unsigned flags))                                               \
+    X(event_record, "cuEventRecord", (cu_event event, cu_stream stream))                                               \
+    X(event_synchronize, "cuEventSynchronize", (cu_event event))                                                       \
+    X(event_elapsed, "cuEventElapsedTime", (float *milliseconds, cu_event start, cu_event end))                        \
     X(event_destroy, "cuEventDestroy_v2", (cu_event event))
 
 typedef struct ingot_cuda_driver {

@@ -54,8 +54,8 @@ static bool takes_weight(const ingot_backend_program *program, uint32_t tensor, 
     if (record->layout == INGOT_LAYOUT_PLAIN) {
         return table && record->dtype == INGOT_DTYPE_F32;
     }
-    const bool known = record->dtype == INGOT_DTYPE_F16 ||
-                       (record->dtype >= INGOT_DTYPE_Q8 && record->dtype <= INGOT_DTYPE_T2);
+    const bool known =
+        record->dtype == INGOT_DTYPE_F16 || (record->dtype >= INGOT_DTYPE_Q8 && record->dtype <= INGOT_DTYPE_T2);
     return known && record->layout == INGOT_LAYOUT_T16;
 }
 

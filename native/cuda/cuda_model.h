@@ -30,7 +30,12 @@ typedef struct cuda_kernels {
 } cuda_kernels;
 
 /* How the weights came to the device. */
-typedef enum cuda_weights_kind { CUDA_WEIGHTS_NONE, CUDA_WEIGHTS_IMPORTED, CUDA_WEIGHTS_MANAGED, CUDA_WEIGHTS_UPLOADED } cuda_weights_kind;
+typedef enum cuda_weights_kind {
+    CUDA_WEIGHTS_NONE,
+    CUDA_WEIGHTS_IMPORTED,
+    CUDA_WEIGHTS_MANAGED,
+    CUDA_WEIGHTS_UPLOADED
+} cuda_weights_kind;
 
 typedef struct cuda_model {
     const ingot_cuda_driver *driver;

@@ -111,8 +111,8 @@ static cuda_graph *graph_place(cuda_session *session) {
 static ingot_status capture(cuda_session *session, const ingot_backend_pass *pass, cu_executable *executable) {
     const ingot_cuda_driver *driver = session->model->driver;
     cu_graph graph = NULL;
-    ingot_status status = ingot_cuda_check(
-        driver, driver->capture_begin(session->stream, CU_CAPTURE_THREAD_LOCAL), "the start of a graph");
+    ingot_status status = ingot_cuda_check(driver, driver->capture_begin(session->stream, CU_CAPTURE_THREAD_LOCAL),
+                                           "the start of a graph");
     if (status != INGOT_OK) {
         return status;
     }

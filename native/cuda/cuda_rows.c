@@ -58,7 +58,8 @@ ingot_status ingot_cuda_quantize(cuda_walk *walk, uint32_t tensor, bool groups, 
     if ((!groups && !tokens) || walk->quantized == tensor) {
         return INGOT_OK;
     }
-    cuda_norm_args args = {.kind = CUDA_NORM_NONE, .slices = 1, .width = ingot_cuda_width(walk->session->model, tensor)};
+    cuda_norm_args args = {
+        .kind = CUDA_NORM_NONE, .slices = 1, .width = ingot_cuda_width(walk->session->model, tensor)};
     args.x = ingot_cuda_at(ingot_cuda_tensor(walk->session, tensor, &args.x_stride));
     want_codes(walk, &args, tensor, groups, tokens);
     const ingot_status status = launch_norm(walk, &args, ingot_cuda_rows(walk, tensor));

@@ -57,7 +57,8 @@ static ingot_status allocate(cuda_session *session) {
     session->state_bytes = session->config.block_bytes * (session->config.capacity / 64);
     const uint64_t total = places.used + session->state_bytes, limit = session->config.memory_limit;
     if (limit != 0 && total > limit) {
-        return ingot_cuda_fail(INGOT_ERROR_MEMORY_LIMIT, "the session takes %llu bytes of the device, the limit is %llu",
+        return ingot_cuda_fail(INGOT_ERROR_MEMORY_LIMIT,
+                               "the session takes %llu bytes of the device, the limit is %llu",
                                (unsigned long long)total, (unsigned long long)limit);
     }
     cu_result result = driver->memory_allocate(&session->memory, places.used);

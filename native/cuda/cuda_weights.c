@@ -44,7 +44,8 @@ static void release_pages(cuda_model *model) {
 }
 
 /* Milliseconds that the device needs to read memory, the second time. */
-static ingot_status time_reading(const cuda_model *model, cu_pointer data, uint64_t bytes, cu_pointer out, float *took) {
+static ingot_status time_reading(const cuda_model *model, cu_pointer data, uint64_t bytes, cu_pointer out,
+                                 float *took) {
     const ingot_cuda_driver *driver = model->driver;
     cuda_rate_args args = {ingot_cuda_at(data), ingot_cuda_at(out), bytes / 16};
     void *arguments[1] = {&args};
@@ -55,7 +56,8 @@ static ingot_status time_reading(const cuda_model *model, cu_pointer data, uint6
     for (uint32_t turn = 0; turn < 2 && result == 0; turn++) {
         result = driver->event_record(start, NULL);
         if (result == 0) {
-            result = driver->launch(model->kernels.read_rate, blocks, 1, 1, RATE_THREADS, 1, 1, 0, NULL, arguments, NULL);
+            result =
+                driver->launch(model->kernels.read_rate, blocks, 1, 1, RATE_THREADS, 1, 1, 0, NULL, arguments, NULL);
         }
         if (result == 0) result = driver->event_record(end, NULL);
         if (result == 0) result = driver->event_synchronize(end);

@@ -127,7 +127,9 @@ class Table(Structure):
         ("device_info", _function(RESULT, u32, POINTER(Device))),
         (
             "model_open",
-            _function(RESULT, POINTER(ProgramRecord), POINTER(Options), c_void_p, POINTER(c_void_p)),
+            _function(
+                RESULT, POINTER(ProgramRecord), POINTER(Options), c_void_p, POINTER(c_void_p)
+            ),
         ),
         ("model_close", _function(None, c_void_p)),
         (
@@ -239,9 +241,7 @@ class Session:
     ) -> None:
         self.model, self.chunk = model, chunk
         places, self.block_bytes = state_places(model.container, kv)
-        config = SessionConfig(
-            capacity, chunk, rows, KV_FORMATS[kv], self.block_bytes, places, 0
-        )
+        config = SessionConfig(capacity, chunk, rows, KV_FORMATS[kv], self.block_bytes, places, 0)
         self.handle = c_void_p()
         table = model.table
         status = table.session_open(model.handle, ctypes.byref(config), ctypes.byref(self.handle))

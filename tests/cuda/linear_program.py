@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that reads a weight format in every way: tables, odd shapes, several parts, epilogues."""
+"""A program that reads a weight format in every way: tables, odd shapes, parts, epilogues."""
 
 from __future__ import annotations
 

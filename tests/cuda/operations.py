@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ingot.format import Opcode, Role
 from ingot.reference import ReferenceSession
@@ -21,7 +22,7 @@ def _write_inputs(session: Session, index: int, values: dict[int, F32]) -> None:
             session.write(tensor, values[tensor])
 
 
-def _error(got: F32, expected: F32, bound: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+def _error(got: F32, expected: F32, bound: NDArray[np.float64]) -> float:
     """Return the largest difference in units of its bound; inf for a bound of 0 or what is NaN."""
     error = np.abs(got.astype(np.float64) - expected)
     error[~np.isfinite(got)] = np.inf
@@ -61,7 +62,9 @@ def failures(session: Session, reference: ReferenceSession, passes: list[list[in
     """Return a line for each instruction of each pass that is outside of its bound."""
     lines = []
     for tokens in passes:
-        for index, ratio in worst_operations(session, reference, tokens, min(2, len(tokens))).items():
+        for index, ratio in worst_operations(
+            session, reference, tokens, min(2, len(tokens))
+        ).items():
             if ratio > 1:
                 name = Opcode(session.model.container.instructions[index].opcode).name.lower()
                 lines.append(f"{len(tokens)} tokens, instruction {index}, {name}: {ratio:.3g}")

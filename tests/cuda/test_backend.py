@@ -97,7 +97,7 @@ def test_without_a_driver_there_is_no_device(emulation: Path, tmp_path: Path) ->
 
 
 def resident_bytes(model: Model) -> int:
-    """Return how much of the file's weights lies in memory, by mincore of this process's mapping."""
+    """Return how much of the file's weights lies in memory, by mincore of the mapping."""
     page = mmap.PAGESIZE
     start = model.record.weights // page * page
     length = model.record.weights + model.record.weights_size - start

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The emulation itself: mma by its documented fragments, and the errors that a GPU would let pass."""
+"""The emulation itself: mma by its documented fragments, and what a GPU would let pass."""
 
 from __future__ import annotations
 
@@ -91,7 +91,12 @@ def test_tf32_mma_is_a_matrix_product(emulation: Path) -> None:
     registers = np.zeros((32, 10), np.float32)
     for lane in range(32):
         group, thread = lane >> 2, lane % 4
-        places = [(group, thread), (group + 8, thread), (group, thread + 4), (group + 8, thread + 4)]
+        places = [
+            (group, thread),
+            (group + 8, thread),
+            (group, thread + 4),
+            (group + 8, thread + 4),
+        ]
         registers[lane, :4] = [a[place] for place in places]
         registers[lane, 4:6] = b[thread, group], b[thread + 4, group]
         registers[lane, 6:] = [c[place_of_c(lane, i)] for i in range(4)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build the emulation: libcuda_emulated.so with the kernels as host code, and the backend beside it."""
+"""Build the emulation: libcuda_emulated.so with the kernels as host code, the backend too."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ struct emulated_kernel {
 #define SHARED(type, name, count) type *name = (type *)emulated_shared(sizeof(type) * (count))
 #define UNROLL
 #define PLANTED(fault) (emulated_plant == (fault))
-#define KERNEL(name, args_type, threads)                                                                \
-    static void name##_body(const args_type &args);                                                     \
-    static void name##_enter(const void *args) { name##_body(*(const args_type *)args); }               \
-    static const emulated_kernel name##_entry(#name, sizeof(args_type), threads, name##_enter);         \
+#define KERNEL(name, args_type, threads)                                                        \
+    static void name##_body(const args_type &args);                                             \
+    static void name##_enter(const void *args) { name##_body(*(const args_type *)args); }       \
+    static const emulated_kernel name##_entry(#name, sizeof(args_type), threads, name##_enter); \
     static void name##_body(const args_type &args)
 
 #define threadIdx emulated.thread
