@@ -55,7 +55,7 @@ class CompressReport:
 
     `choice` is what every weight got and why, under a budget; `predicted_decode` and
     `predicted_prefill` then the tokens per second on the target. `hybrid` sets a sparse file beside
-    dense ones.
+    dense ones. `scales` is how those of the body were found: "absmax", "searched" or "hqq".
     """
 
     file: str
@@ -74,6 +74,7 @@ class CompressReport:
     predicted_decode: float | None = None
     predicted_prefill: float | None = None
     hybrid: list[dict[str, Any]] = field(default_factory=list)
+    scales: str = ""
 
 
 def compress(options: CompressOptions, progress: Progress | None = None) -> CompressReport:
@@ -110,6 +111,7 @@ def compress(options: CompressOptions, progress: Progress | None = None) -> Comp
         predicted_decode=predicted["predicted_decode"],
         predicted_prefill=predicted["predicted_prefill"],
         hybrid=[asdict(row) for row in finished.hybrid],
+        scales=job.choices.body.scales,
     )
     if options.report is not None:
         # what only a report needs is loaded where one is wanted
@@ -267,6 +269,7 @@ def _facts(job: Job, draft: Draft) -> dict[str, Any]:
     return {
         "sizes": asdict(draft.sizes),
         "formats": draft.formats,
+        "scales": job.choices.body.scales,
         "calibration": calibration,
         "removed": draft.removed,
         "training": draft.training.summary(),

@@ -43,7 +43,14 @@ from ingot_compressor.spool import Spool
 from ingot_compressor.training import TrainingFacts, refuse_untrained_ternary, train
 from ingot_compressor.work import WorkFolder
 
-__all__ = ["Draft", "compute_vectors", "write_draft"]
+__all__ = [
+    "Draft",
+    "QuantizedJob",
+    "compute_vectors",
+    "gather_statistics",
+    "quantize_job",
+    "write_draft",
+]
 
 CONFORMANCE_PROMPTS = ("The quick brown fox jumps over", "In the beginning", "1, 2, 3,")
 CONFORMANCE_TOKENS = 16
@@ -78,34 +85,81 @@ class Kept:
     folder: WorkFolder | None
 
 
+@dataclass(frozen=True, slots=True)
+class QuantizedJob:
+    """A program with codes in place of weights, not packed yet, and what it came from.
+
+    `records` say what went of each weight, `digest` is that of the calibration windows.
+    """
+
+    program: Program
+    encodings: dict[str, Encoding]
+    statistics: Statistics
+    training: TrainingFacts
+    sizes: Sizes
+    records: tuple[PrunedWeight, ...]
+    digest: str | None
+    choice: Choice | None
+
+
 def write_draft(job: Job, path: Path) -> Draft:
     """Quantize and write the file, one weight in memory at a time.
 
     Raises: InvalidArgumentError naming a tensor that cannot be stored; StorageError.
     """
+    with Spool(path.parent) as spool:
+        made = quantize_job(job, path.parent, spool.hold)
+        formats = _format_names(job.program, made.encodings)
+        removed = _removed(job, made.program, made.sizes, made.records)
+        with job.progress.stage("Packing", 1) as done:
+            imported, meta = job.imported, _meta(job, formats, removed)
+            emit(made.program, path, imported.tokenizer_json, imported.chat, meta)
+            done(1)
+    tokens = made.statistics.tokens
+    return Draft(made.sizes, formats, tokens, made.training, made.digest, removed, made.choice)
+
+
+def quantize_job(
+    job: Job, folder: Path, hold: Callable[[Quantized], Quantized] = lambda quantized: quantized
+) -> QuantizedJob:
+    """Calibrate, choose formats, quantize and train, all that comes before packing.
+
+    `hold` may move codes elsewhere; candidates of a mix wait in `folder`.
+    Raises: InvalidArgumentError naming a tensor that cannot be stored; StorageError.
+    """
     refuse_untrained_ternary(job)
-    packed = _calibration_set(job)
     work = open_work(job)
-    statistics = kept_statistics(work, lambda: _calibrate(job, packed))
-    if statistics.few:
-        job.warnings.append(f"{statistics.tokens} calibration tokens are few; give a longer text")
-    chosen = kept_choice(job, work, lambda: choose_encodings(job, statistics, path.parent))
+    packed, statistics = gather_statistics(job, work)
+    chosen = kept_choice(job, work, lambda: choose_encodings(job, statistics, folder))
     encodings = chosen.encodings
     if work is not None:
         work.bind("formats", {name: asdict(one) for name, one in encodings.items()})
-    formats = _format_names(job.program, encodings)
-    with Spool(path.parent) as spool:
-        kept = Kept(spool.hold, work)
-        quantized, records = _quantize(job, encodings, statistics, packed, kept)
-        quantized, training = train(job, quantized, work)
-        sizes = measure_sizes(quantized, encodings)
-        removed = _removed(job, quantized, sizes, records)
-        with job.progress.stage("Packing", 1) as done:
-            imported, meta = job.imported, _meta(job, formats, removed)
-            emit(quantized, path, imported.tokenizer_json, imported.chat, meta)
-            done(1)
-    digest = packed.sha256 if packed is not None else None
-    return Draft(sizes, formats, statistics.tokens, training, digest, removed, chosen.choice)
+    quantized, records = _quantize(job, encodings, statistics, packed, Kept(hold, work))
+    quantized, training = train(job, quantized, work)
+    return QuantizedJob(
+        program=quantized,
+        encodings=encodings,
+        statistics=statistics,
+        training=training,
+        sizes=measure_sizes(quantized, encodings),
+        records=records,
+        digest=packed.sha256 if packed is not None else None,
+        choice=chosen.choice,
+    )
+
+
+def gather_statistics(
+    job: Job, work: WorkFolder | None = None
+) -> tuple[CalibrationSet | None, Statistics]:
+    """Return the windows of the calibration text and what flows through the program on them.
+
+    None and no statistics where there is no text, or too little of it.
+    """
+    packed = _calibration_set(job)
+    statistics = kept_statistics(work, lambda: _calibrate(job, packed))
+    if statistics.few:
+        job.warnings.append(f"{statistics.tokens} calibration tokens are few; give a longer text")
+    return packed, statistics
 
 
 def _quantize(
@@ -228,7 +282,8 @@ def _calibration_set(job: Job) -> CalibrationSet | None:
     """Return the windows that statistics are gathered on, and pass on what was noticed."""
     if job.calibration is None:
         return None
-    packed = job.packed(job.calibration, job.recipe.method.calibration_tokens)
+    method = job.recipe.method
+    packed = job.packed(job.calibration, method.calibration_tokens, method.calibration_length)
     if packed is None:
         job.warnings.append(
             "the calibration text is too short to be of use: all inputs count alike"
@@ -258,6 +313,7 @@ def _transformed(job: Job) -> list[str]:
     """Return what leaves no weight of the file alone comparable with the checkpoint's."""
     given = job.recipe.transform or Transform()
     kinds = {
+        "fold_norms": given.fold_norms,
         "rotate": given.rotate != "none",
         "smooth": given.smooth > 0,
         "activation_aware": given.activation_aware,
@@ -275,5 +331,6 @@ def _meta(job: Job, formats: dict[str, str], removed: dict[str, Any]) -> dict[st
         "recipe": job.recipe.name,
         "target": job.target.name,
         "formats": formats,
+        "scales": job.choices.body.scales,
         "versions": versions(),
     }

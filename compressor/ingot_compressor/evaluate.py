@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ __all__ = [
     "Window",
     "compare_logits",
     "evaluate",
+    "join_scores",
     "log_softmax",
     "strided_windows",
     "summarize",
@@ -220,6 +221,13 @@ def evaluate(
         tuple(x.loss for x in found),
         tuple(x.reference_loss for x in found),
         tuple(x.nearly for x in found),
+    )
+
+
+def join_scores(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of windows that were measured one after another as one."""
+    return Scores(
+        *(tuple(x for part in parts for x in getattr(part, one.name)) for one in fields(Scores))
     )
 
 

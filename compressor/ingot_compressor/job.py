@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from ingot_compressor.calibration_texts import CalibrationSet, read_documents
 from ingot_compressor.evaluate import LONGEST_WINDOW
 from ingot_compressor.importers import Imported, import_checkpoint
 from ingot_compressor.ir import Program
-from ingot_compressor.numerics import Encoding
+from ingot_compressor.numerics import UNSCALED, Encoding
 from ingot_compressor.passes.fuse import fuse
 from ingot_compressor.passes.quantize import Choices
 from ingot_compressor.passes.vocabulary import trim_vocabulary
 from ingot_compressor.preparation import Evidence, lost_probability, prepare_program
 from ingot_compressor.progress import Progress
-from ingot_compressor.recipe import TARGET, Recipe, format_named, load_recipe
+from ingot_compressor.recipe import HALF_QUADRATIC, TARGET, Recipe, format_named, load_recipe
 from ingot_compressor.text_windows import (
     evaluation_windows,
     model_tokenizer,
@@ -140,15 +140,19 @@ class Job:
         return pack_text(text, self.imported, self.program.context, tokens, length)
 
 
-def prepare_job(options: CompressOptions, progress: Progress) -> Job:
+def prepare_job(options: CompressOptions, progress: Progress, *, to_pack: bool = True) -> Job:
     """Check options, read what is small and do what the recipe does before quantizing.
 
-    Weights stay on disk: changed ones are changed each time they are read.
+    Weights stay on disk: changed ones are changed each time they are read. Without `to_pack` the
+    recipe may ask for what no file holds, and `options.out` is not looked at.
 
     Raises: IngotError for options or inputs that are wrong.
     """
     recipe, target, choices = check_options(options)
-    _check_places(options)
+    options = _with_budgets(options, recipe)
+    if to_pack:
+        _refuse_simulated(options, recipe)
+        _check_places(options)
     warnings: list[str] = []
     evaluation = _evaluation_text(options, recipe, warnings)
     with progress.stage("Importing", 1) as done:
@@ -187,7 +191,8 @@ def _prepared(job: Job) -> Job:
     """Return the job with the program that the recipe's passes leave."""
     imported, windows = job.imported, []
     if job.calibration is not None:
-        windows = job.windows(job.calibration, job.recipe.method.calibration_tokens)
+        method = job.recipe.method
+        windows = job.windows(job.calibration, method.calibration_tokens, method.calibration_length)
     evidence = Evidence(windows, job.choices.body, job.progress, job.options.threads)
     prepared = prepare_program(imported.program, job.recipe, evidence)
     program = _fused(prepared.program, job.options, job.target)
@@ -247,6 +252,29 @@ def check_options(options: CompressOptions) -> tuple[Recipe, Target, Choices]:
             f"--sparsity takes out superblocks and recipe {recipe.name} single weights: take one"
         )
     return recipe, target, _choices(options, recipe, target)
+
+
+def _with_budgets(options: CompressOptions, recipe: Recipe) -> CompressOptions:
+    """Return options with the recipe's limits where none is given; a named format leaves them out.
+
+    Raises: InvalidArgumentError for a limit that nothing could keep.
+    """
+    if recipe.budgets is None or options.body_format is not None:
+        return options
+    given = asdict(recipe.budgets)
+    wanted = {key: value for key, value in given.items() if getattr(options, key) is None}
+    merged = replace(options, **wanted)
+    _check_values(merged)
+    return merged
+
+
+def _refuse_simulated(options: CompressOptions, recipe: Recipe) -> None:
+    if recipe.simulated:
+        raise InvalidArgumentError(
+            f"recipe {recipe.name}: {' and '.join(recipe.simulated)} is not packed: the runtime has"
+            " no kernels for it. Nothing was written; measure it with 'ingot eval"
+            f" {options.preset} --against {options.source}', or leave the key out to write a file"
+        )
 
 
 def _check_places(options: CompressOptions) -> None:
@@ -322,9 +350,17 @@ def _choices(options: CompressOptions, recipe: Recipe, target: Target) -> Choice
 
     def encoding(given: str | None, of_recipe: str, of_target: str) -> Encoding:
         name = given or (of_target if of_recipe == TARGET else of_recipe)
-        return Encoding(format_named(name), group, recipe.method.search, layout)
+        dtype, hqq = format_named(name), recipe.method.scales == HALF_QUADRATIC
+        # a head in f16 has no scales that anything could find
+        sparse = hqq and dtype not in UNSCALED
+        return Encoding(dtype, group, recipe.method.search, layout, half_quadratic=sparse)
 
     body = encoding(options.body_format, formats.body, defaults.body_format)
+    if recipe.method.scales and not body.half_quadratic:
+        raise InvalidArgumentError(
+            f"recipe {recipe.name}: method.scales '{recipe.method.scales}' finds scales of groups,"
+            f" and {body.dtype.name.lower()} has none: take q8, q6, c5, q4, q4z, c4, c3 or c2"
+        )
     superblocks = recipe.prune.superblocks if recipe.prune is not None else 0.0
     return Choices(
         body=replace(body, sparsity=options.sparsity or superblocks),

@@ -72,12 +72,16 @@ def packed_logits(session: Session, vocabulary: int) -> Logits:
 
 
 def packed_windows(
-    model: Model, windows: Sequence[NDArray[np.int64]], vocabulary: int, threads: int = 0
+    model: Model,
+    windows: Sequence[NDArray[np.int64]],
+    vocabulary: int,
+    threads: int = 0,
+    kv: str = "f16",
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the logits of every window from an empty session; several windows run at a time.
 
-    Keys and values are float16. The figures do not depend on how many sessions there are, nor on
-    `threads`, which they share (0: one per CPU).
+    `kv` is the format of keys and values. The figures do not depend on how many sessions there
+    are, nor on `threads`, which they share (0: one per CPU).
     Shapes: windows each (t,) int64; results (t, vocabulary).
     """
     longest = max(len(window) for window in windows)
@@ -87,7 +91,7 @@ def packed_windows(
     def run(session: Session, window: NDArray[np.int64]) -> NDArray[np.float32]:
         return packed_logits(session, vocabulary)(window)
 
-    with open_sessions(model, count, threads, longest, rows, "f16") as sessions:
+    with open_sessions(model, count, threads, longest, rows, kv) as sessions:
         yield from spread(sessions, run, windows, together=True)
 
 
@@ -98,10 +102,12 @@ def measure_file(
     windows: Sequence[NDArray[np.int64] | Window],
     progress: Callable[[int], None] | None = None,
     threads: int = 0,
+    kv: str = "f16",
 ) -> Scores:
     """Compare a file with the checkpoint's program on windows of token ids.
 
-    `threads` are those of the native sessions together, 0 for every CPU.
+    `threads` are those of the native sessions together, 0 for every CPU; `kv` is the format of
+    their keys and values.
 
     Raises: InvalidArgumentError if the file is of another vocabulary or its context too short.
     """
@@ -117,7 +123,9 @@ def measure_file(
                 f"windows of {longest} tokens do not fit the file's context {model.info.context}"
             )
         tokens = [one.tokens if isinstance(one, Window) else one for one in windows]
-        found = packed_windows(model, tokens, program.vocabulary, threads) if tokens else iter(())
+        found = (
+            packed_windows(model, tokens, program.vocabulary, threads, kv) if tokens else iter(())
+        )
         reference = reference_logits(program, store)
         # `evaluate` asks for the windows in their order
         return evaluate(windows, reference, lambda window: next(found), progress)

@@ -36,7 +36,7 @@ from ingot_compressor.passes.structured import (
     prune_channels,
     prune_head_groups,
 )
-from ingot_compressor.passes.transform import rotate_residual, rotate_values, smooth
+from ingot_compressor.passes.transform import fold_norms, rotate_residual, rotate_values, smooth
 from ingot_compressor.progress import Progress
 from ingot_compressor.recipe import Prune, Recipe, Transform
 from ingot_compressor.simulate import encoding_quantizer
@@ -194,6 +194,7 @@ def _transform(program: Program, transform: Transform, evidence: Evidence) -> Pr
     scales that came before it, and clips hold for the weights that they were found on.
     """
     passes: dict[str, Callable[[Program, Transform, Evidence], Program]] = {
+        "fold_norms": _folded,
         "rotate": _rotated,
         "smooth": _smoothed,
         "activation_aware": _scaled,
@@ -202,6 +203,10 @@ def _transform(program: Program, transform: Transform, evidence: Evidence) -> Pr
     for name in transform.order:
         program = passes[name](program, transform, evidence)
     return program
+
+
+def _folded(program: Program, transform: Transform, evidence: Evidence) -> Program:
+    return fold_norms(program) if transform.fold_norms else program
 
 
 def _rotated(program: Program, transform: Transform, evidence: Evidence) -> Program:

@@ -13,6 +13,7 @@ from typing import Any
 from ingot.errors import InvalidArgumentError, StorageError
 from ingot.format import Dtype
 from ingot.packing.sizes import WEIGHT_DTYPES
+from ingot_compressor.numerics.simulated import simulated_grids
 from ingot_compressor.recipe_passes import Prune, Transform, check_prune, check_transform
 from ingot_compressor.recipe_values import check_one_of, check_ranges, only_known, read_section
 
@@ -22,6 +23,13 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "DYNAMIC",
+    "FLOAT",
+    "HALF_QUADRATIC",
+    "STATIC",
+    "TOKEN",
+    "Activations",
+    "BudgetKeys",
     "Distil",
     "Formats",
     "Gate",
@@ -35,32 +43,71 @@ __all__ = [
 ]
 
 TARGET = "target"
-OPTIONAL = ("rounding", "distil", "gate", "transform", "prune")
+OPTIONAL = ("rounding", "distil", "gate", "transform", "prune", "activations", "budgets")
 PRESETS = ("draft", "balanced", "quality", "full", "tiny")
 ROUNDINGS = ("gptq", "trained")
 TRAINED_PARTS = ("rounding", "scales", "codebook", "weights")
 HELD_OUT = ("first", "spread")
+HALF_QUADRATIC = "hqq"
+# The runtime rounds inputs of linear operations by blocks of 32; the others are simulated.
+DYNAMIC, TOKEN, STATIC, FLOAT = "dynamic", "token", "static", "float"
 _FORMATS = {dtype.name.lower(): dtype for dtype in WEIGHT_DTYPES}
 
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """Format names by kind of weight; "target" leaves the choice to the target's profile."""
+    """Format names by kind of weight; "target" leaves the choice to the target's profile.
+
+    `grid` is a grid of `simulated_grids` that the body is rounded to instead, "" for none.
+    """
 
     body: str
     head: str
     embedding: str
     q4_group: int
+    grid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How codes are found and on how much text. Units: tokens."""
+    """How codes are found and on how much text. Units: tokens.
+
+    `scales` is "hqq" for half-quadratic scales, which need no data; "" leaves it to `search`.
+    Calibration runs on sequences of `calibration_length`, at most the context.
+    """
 
     search: bool
     calibrate: bool
     calibration_tokens: int
     evaluation_tokens: int
+    scales: str = ""
+    calibration_length: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """What inputs of linear operations are rounded to, always int8 but for "float".
+
+    `scales`: "dynamic" as the runtime does, one for 32 elements; "token", one for each token;
+    "static", one for each linear operation, from calibration.
+    """
+
+    scales: str = DYNAMIC
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetKeys:
+    """Limits within which the formats of the body are mixed, as the command line has them.
+
+    Units: bits, bytes, tokens per second, nats.
+    """
+
+    bpw: float | None = None
+    max_bytes: int | None = None
+    max_ram: int | None = None
+    min_decode: float | None = None
+    min_prefill: float | None = None
+    max_kl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +117,9 @@ class Rounding:
     `method`: "nearest" leaves them, "gptq" and "trained" may be joined by "+", in any order.
     Units: sequences of `length` tokens; `iterations` of training for each block; `sweeps` of
     coordinate descent after GPTQ's own; `guided` groups of rows, for weights of 3 bits and less,
-    whose tokens GPTQ weighs by the gradient of the loss (0: all tokens alike).
+    whose tokens GPTQ weighs by the gradient of the loss (0: all tokens alike). `damping`, in mean
+    diagonals, is what GPTQ first adds to a Hessian, and more where it has no factor; with
+    `act_order` it visits columns by falling diagonal, groups staying where they are.
     """
 
     method: str
@@ -80,6 +129,8 @@ class Rounding:
     iterations: int
     sweeps: int = 4
     guided: int = 0
+    damping: float = 0.01
+    act_order: bool = True
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -147,6 +198,15 @@ class Recipe:
     distil: Distil | None = None
     transform: Transform | None = None
     prune: Prune | None = None
+    activations: Activations | None = None
+    budgets: BudgetKeys | None = None
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """The keys with values that no file can hold, as text; none where files can be written."""
+        scales = (self.activations or Activations()).scales
+        found = [f'formats.grid "{self.formats.grid}"'] if self.formats.grid else []
+        return (*found, *([f'activations.scales "{scales}"'] if scales != DYNAMIC else []))
 
     @property
     def needs_text(self) -> bool:
@@ -154,7 +214,8 @@ class Recipe:
         searched = self.transform is not None and self.transform.searched
         prune = self.prune or Prune()
         pruned = prune.structured or prune.superblocks > 0 or bool(prune.pattern)
-        return self.method.calibrate or searched or pruned
+        static = self.activations is not None and self.activations.scales == STATIC
+        return self.method.calibrate or searched or pruned or static
 
 
 def format_named(name: str) -> Dtype:
@@ -208,6 +269,8 @@ def _read(label: str, text: str) -> Recipe:
         "gate": Gate,
         "transform": Transform,
         "prune": Prune,
+        "activations": Activations,
+        "budgets": BudgetKeys,
     }
     sections = {
         key: read_section(label, values, key, kind) for key, kind in kinds.items() if key in values
@@ -226,6 +289,7 @@ def _read(label: str, text: str) -> Recipe:
     check_transform(label, sections.get("transform"))
     check_prune(label, sections.get("prune"))
     _check_masked(label, sections)
+    _check_scales(label, sections)
     for key in ("name", "description"):
         if not isinstance(values[key], str):
             raise InvalidArgumentError(f"recipe {label}: {key} is {values[key]!r}, expected a text")
@@ -247,6 +311,39 @@ def _check_masked(label: str, sections: Mapping[str, Any]) -> None:
             raise InvalidArgumentError(
                 f"recipe {label}: '{key}' would train weights back that prune.pattern takes out"
             )
+
+
+def _check_scales(label: str, sections: Mapping[str, Any]) -> None:
+    """Check how scales are found, and that nothing else is asked of a simulated grid."""
+    formats, method = sections["formats"], sections["method"]
+    if method.scales:
+        check_one_of(label, "method.scales", method.scales, (HALF_QUADRATIC,))
+    if method.scales and method.search:
+        raise InvalidArgumentError(
+            f"recipe {label}: method.scales '{method.scales}' and method.search = true both choose"
+            " scales: set search = false"
+        )
+    if "activations" in sections:
+        known = (DYNAMIC, TOKEN, STATIC, FLOAT)
+        check_one_of(label, "activations.scales", sections["activations"].scales, known)
+    if not formats.grid:
+        return
+    check_one_of(label, "formats.grid", formats.grid, tuple(simulated_grids()))
+    prune = sections.get("prune") or Prune()
+    others = {
+        "method.search = true": method.search,
+        "method.scales": bool(method.scales),
+        "rounding": "rounding" in sections,
+        "distil": "distil" in sections,
+        "budgets": "budgets" in sections,
+        "prune.superblocks": prune.superblocks > 0,
+        "prune.pattern": bool(prune.pattern),
+    }
+    for key in (key for key, given in others.items() if given):
+        raise InvalidArgumentError(
+            f"recipe {label}: formats.grid takes weights to their nearest values and knows nothing"
+            f" of {key}: leave it out"
+        )
 
 
 def _check_gate(label: str, gate: Gate | None) -> None:

@@ -14,7 +14,7 @@ __all__ = ["PRUNED_PARTS", "TRANSFORMS", "Prune", "Transform", "check_prune", "c
 
 ROTATIONS = ("none", "residual", "values", "both")
 PRUNED_PARTS = ("layers", "head_groups", "channels")
-TRANSFORMS = ("rotate", "smooth", "activation_aware", "clip")
+TRANSFORMS = ("fold_norms", "rotate", "smooth", "activation_aware", "clip")
 SCORES = ("magnitude", "wanda", "hessian")
 UNSTRUCTURED = "unstructured"
 
@@ -24,7 +24,8 @@ class Transform:
     """Changes of the weights before they are quantized; all but `clip` leave the function alone.
 
     `smooth` is SmoothQuant's alpha, 0 for none; `activation_aware` searches AWQ's scales, `clip`
-    the largest magnitudes; `rotate` turns the residual stream, the values of attentions, or both.
+    the largest magnitudes; `rotate` turns the residual stream, the values of attentions, or both;
+    `fold_norms` alone moves the weights of norms into the matrices behind them.
     `order` is that in which they are done: each sees what those before it made.
     """
 
@@ -34,6 +35,7 @@ class Transform:
     rotate: str = "none"
     seed: int = 0
     order: tuple[str, ...] = TRANSFORMS
+    fold_norms: bool = False
 
     @property
     def searched(self) -> bool:
@@ -97,6 +99,7 @@ def check_transform(label: str, transform: Transform | None) -> None:
     check_one_of(label, "transform.rotate", transform.rotate, ROTATIONS)
     _check_order(label, "transform.order", transform.order, TRANSFORMS)
     given = {
+        "fold_norms": transform.fold_norms,
         "rotate": transform.rotate != "none",
         "smooth": transform.smooth > 0,
         "activation_aware": transform.activation_aware,

@@ -16,6 +16,7 @@ __all__ = ["check_one_of", "check_ranges", "only_known", "read_section"]
 LEAST: Mapping[str, int] = {
     "method.calibration_tokens": 0,
     "method.evaluation_tokens": 1,
+    "method.calibration_length": 34,  # one scored position behind those without context
     "rounding.sequences": 1,
     "rounding.length": 1,
     "rounding.batch": 1,
@@ -33,7 +34,7 @@ LEAST: Mapping[str, int] = {
     "transform.seed": 0,
     "prune.layers": 0,
 }
-POSITIVE = ("distil.rate", "distil.then_rate", "gate.mean_kl", "gate.p99_kl")
+POSITIVE = ("rounding.damping", "distil.rate", "distil.then_rate", "gate.mean_kl", "gate.p99_kl")
 _ACCEPTED: Mapping[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),

@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ingot_compressor.calibration import NO_STATISTICS, Statistics
-from ingot_compressor.evaluate import Logits, Quality, evaluate, summarize
+from ingot_compressor.evaluate import (
+    Logits,
+    Quality,
+    Scores,
+    Window,
+    evaluate,
+    join_scores,
+    summarize,
+)
 from ingot_compressor.execute import Rounding, TensorStore, execute
 from ingot_compressor.ir import FloatArray, Program
 from ingot_compressor.numerics import Encoding, quantize_matrix
@@ -20,6 +28,7 @@ from ingot_compressor.passes.transform import load_matrix
 
 __all__ = [
     "compare_programs",
+    "compare_roundings",
     "data_free",
     "encoding_quantizer",
     "simulated_logits",
@@ -94,3 +103,40 @@ def compare_programs(
     exact = simulated_logits(reference, TensorStore())
     tried = simulated_logits(candidate, TensorStore(), weights, activation)
     return summarize(evaluate(windows, exact, tried))
+
+
+def compare_roundings(
+    reference: Logits,
+    candidates: Mapping[str, Logits],
+    windows: Sequence[NDArray[np.int64] | Window],
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, tuple[Scores, Scores]]:
+    """Score candidates against a reference, and each against the first candidate.
+
+    Every window is run once by each model, with the logits of two of them in memory besides one
+    more. `progress` is told the windows done so far.
+    Raises: InvalidArgumentError if there is no window.
+    """
+    parts: dict[str, list[tuple[Scores, Scores]]] = {name: [] for name in candidates}
+    for count, window in enumerate(windows, 1):
+        tokens = window.tokens if isinstance(window, Window) else window
+        exact = reference(tokens)
+        first: NDArray[np.float32] | None = None
+        for name, run in candidates.items():
+            tried = run(tokens)
+            first = tried if first is None else first
+            parts[name].append((_scores(window, exact, tried), _scores(window, first, tried)))
+        if progress is not None:
+            progress(count)
+    if not windows:
+        evaluate(windows, reference, reference)
+    return {
+        name: (join_scores([one for one, _ in found]), join_scores([one for _, one in found]))
+        for name, found in parts.items()
+    }
+
+
+def _scores(
+    window: NDArray[np.int64] | Window, right: NDArray[np.float32], tried: NDArray[np.float32]
+) -> Scores:
+    return evaluate([window], lambda tokens: right, lambda tokens: tried)

@@ -203,7 +203,8 @@ def _block_method(
 ) -> BlockMethod:
     if name == "trained":
         return TrainedRounding(TrainSettings(rounding.iterations, rounding.batch))
-    options = GptqOptions(sweeps=rounding.sweeps, refit=True)
+    damping, order = rounding.damping, rounding.act_order
+    options = GptqOptions(damping, order, sweeps=rounding.sweeps, refit=True)
     return SolvedCodes(options, rounding.batch, guidance=guidance)
 
 

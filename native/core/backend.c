@@ -18,11 +18,8 @@ static ingot_status find_library(const char *backend, char *path) {
         used = snprintf(path, PATH_BYTES, "%s", backend);
     } else {
         char folder[PATH_BYTES];
-        ingot_status status = ingot_platform_own_folder(folder, sizeof folder);
-        if (status != INGOT_OK) {
-            return status;
-        }
-        used = snprintf(path, PATH_BYTES, "%s/libingot_%s.so", folder, backend);
+        const bool known = ingot_platform_own_folder(folder, sizeof folder) == INGOT_OK;
+        used = snprintf(path, PATH_BYTES, "%s/libingot_%s.so", known ? folder : "", backend);
     }
     if (used < 0 || used >= PATH_BYTES) {
         return ingot_fail(INGOT_ERROR_INVALID_ARGUMENT, "the path of backend '%.80s' is too long", backend);

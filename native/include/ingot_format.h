@@ -167,8 +167,7 @@ typedef enum ingot_rule {
     INGOT_RULE_SECTION_UNKNOWN = 10, /* a required section of unknown kind, or unknown flags */
     INGOT_RULE_SECTION_DUPLICATE = 11, /* two sections of a kind */
     INGOT_RULE_SECTION_MISSING = 12, /* tensors, program, required, plan or weights is not there */
-    INGOT_RULE_SECTION_ALIGNMENT =
-        13, /* alignment is no power of two, is too small or too large for its kind, or does not divide the offset */
+    INGOT_RULE_SECTION_ALIGNMENT = 13, /* alignment is no power of two, is too small or too large for its kind, or does not divide the offset */
     INGOT_RULE_SECTION_RANGE = 14, /* a section ends beyond the file, or its end overflows */
     INGOT_RULE_SECTION_OVERLAP = 15, /* a section starts before the one before it ends, or in the table */
     INGOT_RULE_SECTION_GAP = 16, /* more bytes between two sections, or after the last, than alignment needs */
@@ -288,8 +287,7 @@ typedef struct ingot_tensor_record {
     uint8_t rows; /* enum rows */
     uint32_t group; /* k per scale, 0 where the format has none */
     uint64_t shape[4]; /* unused dimensions 0; dimension 0 of activations and dimension 1 of states is 0 (dynamic) */
-    uint64_t
-        offset; /* weight, constant: into the weights section; activation: bytes per row into its arena; state: 0 */
+    uint64_t offset; /* weight, constant: into the weights section; activation: bytes per row into its arena; state: 0 */
     uint64_t size; /* weight, constant: stored bytes; activation, state: bytes per row or token */
     int32_t delta; /* constant added to the codebook where the shift bit is set */
     int8_t codebook[32]; /* c5 uses all, c4 the first 16, c3 8, c2 4 */
@@ -498,78 +496,78 @@ _Static_assert(offsetof(ingot_scalar_parameters, value) == 0, "scalar_parameters
 
 /* X(name, opcode, version, inputs, outputs, parameter bytes): w weight, c constant,
    a activation, t token ids, s state, * written out in the validator. */
-#define INGOT_OPS(X)                     \
-    X(embed, 1, 0, "tw", "a", 0)         \
-    X(rms_norm, 2, 0, "ac", "a", 8)      \
-    X(layer_norm, 3, 0, "acc", "a", 8)   \
-    X(linear, 4, 0, "*", "*", 8)         \
-    X(rope, 5, 0, "aac", "aa", 16)       \
+#define INGOT_OPS(X) \
+    X(embed, 1, 0, "tw", "a", 0) \
+    X(rms_norm, 2, 0, "ac", "a", 8) \
+    X(layer_norm, 3, 0, "acc", "a", 8) \
+    X(linear, 4, 0, "*", "*", 8) \
+    X(rope, 5, 0, "aac", "aa", 16) \
     X(attention, 6, 0, "aaass", "a", 32) \
-    X(activation, 7, 0, "a", "a", 4)     \
-    X(add, 8, 0, "aa", "a", 0)           \
-    X(mul, 9, 0, "aa", "a", 0)           \
-    X(scale, 10, 0, "a", "a", 4)         \
-    X(soft_cap, 11, 0, "a", "a", 4)      \
+    X(activation, 7, 0, "a", "a", 4) \
+    X(add, 8, 0, "aa", "a", 0) \
+    X(mul, 9, 0, "aa", "a", 0) \
+    X(scale, 10, 0, "a", "a", 4) \
+    X(soft_cap, 11, 0, "a", "a", 4) \
     X(select_last, 12, 0, "a", "a", 0)
 /* X(name, id) */
-#define INGOT_RULES(X)          \
-    X(file_too_small, 1)        \
-    X(magic, 2)                 \
-    X(version, 3)               \
-    X(file_size, 4)             \
-    X(section_count, 5)         \
-    X(section_table, 6)         \
-    X(header_checksum, 7)       \
-    X(header_reserved, 8)       \
-    X(part, 9)                  \
-    X(section_unknown, 10)      \
-    X(section_duplicate, 11)    \
-    X(section_missing, 12)      \
-    X(section_alignment, 13)    \
-    X(section_range, 14)        \
-    X(section_overlap, 15)      \
-    X(section_gap, 16)          \
-    X(section_digest, 17)       \
-    X(padding, 18)              \
-    X(tensors_size, 20)         \
-    X(tensor_id, 21)            \
-    X(tensor_name, 22)          \
-    X(tensor_role, 23)          \
-    X(tensor_dtype, 24)         \
-    X(tensor_scale_kind, 25)    \
-    X(tensor_layout, 26)        \
-    X(tensor_rank, 27)          \
-    X(tensor_shape, 28)         \
-    X(tensor_group, 29)         \
-    X(tensor_size, 30)          \
-    X(tensor_alignment, 31)     \
-    X(tensor_range, 32)         \
-    X(tensor_overlap, 33)       \
-    X(tensor_reserved, 34)      \
-    X(tensor_sparsity, 35)      \
-    X(tensor_superblocks, 36)   \
-    X(program_size, 40)         \
-    X(program_reserved, 41)     \
-    X(entry, 42)                \
-    X(entry_operand, 43)        \
-    X(opcode, 44)               \
-    X(op_version, 45)           \
-    X(op_flags, 46)             \
-    X(operand_range, 47)        \
-    X(operand_count, 48)        \
-    X(operand_id, 49)           \
-    X(operand_role, 50)         \
-    X(operand_shape, 51)        \
-    X(parameters_range, 52)     \
-    X(parameters_value, 53)     \
-    X(operand_unwritten, 54)    \
-    X(operand_aliased, 55)      \
-    X(required_size, 60)        \
-    X(required_missing, 61)     \
+#define INGOT_RULES(X) \
+    X(file_too_small, 1) \
+    X(magic, 2) \
+    X(version, 3) \
+    X(file_size, 4) \
+    X(section_count, 5) \
+    X(section_table, 6) \
+    X(header_checksum, 7) \
+    X(header_reserved, 8) \
+    X(part, 9) \
+    X(section_unknown, 10) \
+    X(section_duplicate, 11) \
+    X(section_missing, 12) \
+    X(section_alignment, 13) \
+    X(section_range, 14) \
+    X(section_overlap, 15) \
+    X(section_gap, 16) \
+    X(section_digest, 17) \
+    X(padding, 18) \
+    X(tensors_size, 20) \
+    X(tensor_id, 21) \
+    X(tensor_name, 22) \
+    X(tensor_role, 23) \
+    X(tensor_dtype, 24) \
+    X(tensor_scale_kind, 25) \
+    X(tensor_layout, 26) \
+    X(tensor_rank, 27) \
+    X(tensor_shape, 28) \
+    X(tensor_group, 29) \
+    X(tensor_size, 30) \
+    X(tensor_alignment, 31) \
+    X(tensor_range, 32) \
+    X(tensor_overlap, 33) \
+    X(tensor_reserved, 34) \
+    X(tensor_sparsity, 35) \
+    X(tensor_superblocks, 36) \
+    X(program_size, 40) \
+    X(program_reserved, 41) \
+    X(entry, 42) \
+    X(entry_operand, 43) \
+    X(opcode, 44) \
+    X(op_version, 45) \
+    X(op_flags, 46) \
+    X(operand_range, 47) \
+    X(operand_count, 48) \
+    X(operand_id, 49) \
+    X(operand_role, 50) \
+    X(operand_shape, 51) \
+    X(parameters_range, 52) \
+    X(parameters_value, 53) \
+    X(operand_unwritten, 54) \
+    X(operand_aliased, 55) \
+    X(required_size, 60) \
+    X(required_missing, 61) \
     X(required_unsupported, 62) \
-    X(plan_size, 70)            \
-    X(plan_value, 71)           \
-    X(plan_arena, 72)           \
+    X(plan_size, 70) \
+    X(plan_value, 71) \
+    X(plan_arena, 72) \
     X(plan_state, 73)
 
 #endif

@@ -13,10 +13,8 @@
 ingot_status ingot_platform_own_folder(char *folder, size_t size) {
     static const char here = 0;
     Dl_info info;
-    if (dladdr(&here, &info) == 0 || info.dli_fname == NULL) {
-        return ingot_fail(INGOT_ERROR_IO, "the library does not know where it lies");
-    }
-    const char *slash = strrchr(info.dli_fname, '/');
+    const bool known = dladdr(&here, &info) != 0 && info.dli_fname != NULL;
+    const char *slash = known ? strrchr(info.dli_fname, '/') : NULL;
     const int length = slash == NULL ? 1 : (int)(slash - info.dli_fname);
     const int used = snprintf(folder, size, "%.*s", length, slash == NULL ? "." : info.dli_fname);
     return used >= 0 && (size_t)used < size ? INGOT_OK : ingot_fail(INGOT_ERROR_IO, "the library's path is too long");

@@ -19,7 +19,6 @@ __all__ = [
     "InvalidArgumentError",
     "MemoryLimitError",
     "MissingExtraError",
-    "NotBuiltError",
     "OutOfMemoryError",
     "SignatureError",
     "StateError",
@@ -125,10 +124,6 @@ class InternalError(IngotError, RuntimeError):
 
 class MissingExtraError(IngotError, ImportError):
     """A part of Ingot is not installed; the message has the command."""
-
-
-class NotBuiltError(IngotError, NotImplementedError):
-    """An option whose method does not exist yet; the CLI exits with 2."""
 
 
 class SignatureError(IngotError, ValueError):

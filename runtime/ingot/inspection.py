@@ -33,7 +33,7 @@ def executed(passes: Passes, backend: str) -> int:
     """Return how many instructions a backend has executed. Raises: InvalidArgumentError."""
     from ingot.backends import NAMES
 
-    if backend not in NAMES:
+    if backend not in (*NAMES, passes.backend):
         raise InvalidArgumentError(f"backend '{backend}', expected one of {', '.join(NAMES)}")
     if backend not in ("cpu", passes.backend):
         return 0

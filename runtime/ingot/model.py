@@ -53,8 +53,8 @@ class Model:
         guard: a file cut short while it is mapped raises FileLostError; otherwise the process gets
         SIGBUS and ends. canary: before the first session here, the file's vectors run on each
         kernel level, and a level that is wrong is left out (see canary.py).
-        backend: cpu, vulkan, cuda, or auto: what a measurement finds right and fastest here, see
-        `choice`. A device whose canary fails is not used: the CPU is, and a warning says so.
+        backend: cpu, vulkan, cuda, the path of a library, or auto: what a measurement finds right
+        and fastest (`choice` says why). A device whose canary fails is not used, with a warning.
         Raises: InvalidArgumentError if the draft's tokenizer is another;
             FormatError naming the broken rule; StorageError if it cannot be read;
             UntrustedFileError; FileLostError;
@@ -385,7 +385,7 @@ def _checked_backend(name: str) -> str:
         return name
     from ingot.backends import ASKED
 
-    if name not in ASKED:
+    if name not in ASKED and "/" not in name:
         raise InvalidArgumentError(f"backend '{name}', expected one of {', '.join(ASKED)}")
     return "cpu" if name == "auto" else name
 

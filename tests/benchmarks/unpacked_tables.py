@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The committed tables of grids that are not packed, keys and values, and sparse files.
+"""The committed tables of grids that are not packed, recipes, keys and values, and sparse files.
 
 python tests/benchmarks/unpacked_tables.py     renew the tables in compressor/README.md
 """
@@ -16,9 +16,11 @@ from typing import TypeAlias, TypeVar
 __all__ = [
     "GRIDS",
     "KEYS_AND_VALUES",
+    "METHODS",
     "SPARSE",
     "GridRow",
     "KvRow",
+    "MethodRow",
     "SparseRow",
     "read_rows",
     "renew",
@@ -28,6 +30,7 @@ __all__ = [
 ROOT = Path(__file__).parents[2]
 GRIDS = ROOT / "tests/golden/simulated_grids.csv"
 KEYS_AND_VALUES = ROOT / "tests/golden/kv_formats.csv"
+METHODS = ROOT / "tests/golden/recipe_methods.csv"
 SPARSE = ROOT / "tests/golden/sparse_files.csv"
 README = ROOT / "compressor/README.md"
 
@@ -84,8 +87,31 @@ class SparseRow:
     decode: float
 
 
-Row = TypeVar("Row", GridRow, KvRow, SparseRow)
-AnyRows: TypeAlias = "Sequence[GridRow] | Sequence[KvRow] | Sequence[SparseRow]"
+@dataclass(frozen=True, slots=True)
+class MethodRow:
+    """A recipe measured in PyTorch. Units: bits per weight of the body, nats.
+
+    `weight_only` is with inputs of linear operations in float32, `mean_kl` and what follows with
+    `inputs` as the recipe rounds them; `rounding_kl` is that of the two against each other.
+    """
+
+    method: str
+    weights: str
+    inputs: str
+    stored: str
+    bits: float
+    weight_only: float
+    mean_kl: float
+    p99_kl: float
+    top1: float
+    rounding_kl: float
+    tokens: int
+
+
+Row = TypeVar("Row", GridRow, KvRow, SparseRow, MethodRow)
+AnyRows: TypeAlias = (
+    "Sequence[GridRow] | Sequence[KvRow] | Sequence[SparseRow] | Sequence[MethodRow]"
+)
 
 
 def write_rows(path: Path, rows: AnyRows) -> None:
@@ -148,11 +174,34 @@ def render_sparse(rows: Iterable[SparseRow]) -> str:
     return "\n".join(lines)
 
 
+def render_methods(rows: Iterable[MethodRow]) -> str:
+    """Return the table for people, in the order of measurement."""
+    lines = [
+        "| method | weights | inputs | stored | bits | weight-only KL | mean KL | 99 % KL | top-1"
+        " | of rounding inputs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        figures = f"{r.bits:.2f} | {r.weight_only:.5f} | {r.mean_kl:.5f} | {r.p99_kl:.4f}"
+        last = f"{r.top1:.1%} | {r.rounding_kl:.5f}"
+        lines.append(f"| {r.method} | {r.weights} | {r.inputs} | {r.stored} | {figures} | {last} |")
+    return "\n".join(lines)
+
+
 def renew(
-    page: str, grids: Sequence[GridRow], kv: Sequence[KvRow], sparse: Sequence[SparseRow]
+    page: str,
+    grids: Sequence[GridRow],
+    kv: Sequence[KvRow],
+    sparse: Sequence[SparseRow],
+    methods: Sequence[MethodRow],
 ) -> str:
     """Return a page with what stands between each pair of markers replaced."""
-    tables = {"grids": render_grids(grids), "kv": render_kv(kv), "sparse": render_sparse(sparse)}
+    tables = {
+        "grids": render_grids(grids),
+        "kv": render_kv(kv),
+        "sparse": render_sparse(sparse),
+        "methods": render_methods(methods),
+    }
     for name, table in tables.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         head, rest = page.split(begin, 1)
@@ -163,7 +212,8 @@ def renew(
 def main() -> None:
     """Renew the README's tables."""
     grids, kv = read_rows(GRIDS, GridRow), read_rows(KEYS_AND_VALUES, KvRow)
-    page = renew(README.read_text(encoding="utf-8"), grids, kv, read_rows(SPARSE, SparseRow))
+    sparse, methods = read_rows(SPARSE, SparseRow), read_rows(METHODS, MethodRow)
+    page = renew(README.read_text(encoding="utf-8"), grids, kv, sparse, methods)
     README.write_text(page, encoding="utf-8")
 
 

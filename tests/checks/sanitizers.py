@@ -18,7 +18,7 @@ PYTHON_TESTS = (
     *("test_session_state", "test_speculative_sessions", "test_profiling"),
 )
 THREAD_TESTS = ("test_native", "test_session", "test_session_state")
-DRIVERS = ["allocation_driver", "errors_driver", "validate_driver"]
+DRIVERS = ["allocation_driver", "errors_driver", "backend_driver", "validate_driver"]
 # Returns that this build cannot reach; tests/native/test_error_paths.py meets the second with all
 # kernels, the first needs a 32-bit size_t.
 UNREACHABLE = {
@@ -48,11 +48,12 @@ def errors() -> None:
     arguments: dict[str, Sequence[Path]] = {
         "allocation_driver": given.allocations,
         "errors_driver": given.errors,
+        "backend_driver": [given.plain],
     }
-    for name, profile in zip(DRIVERS[:2], profiles, strict=False):
+    for name, profile in zip(arguments, profiles, strict=False):
         output = run([build / name, *arguments[name]], {"LLVM_PROFILE_FILE": str(profile)})
         sys.stdout.write(output)
-    _validate_corpus(build / "validate_driver", profiles[2])
+    _validate_corpus(build / "validate_driver", profiles[-1])
     linear_call = ROOT / "native" / "kernels" / "linear" / "linear_call.c"
     sources = [*coverage.native_sources(["*"]), linear_call]
     programs = [build / name for name in DRIVERS]
@@ -159,7 +160,7 @@ def emulated() -> None:
         raise StepError("qemu-user and gcc-aarch64-linux-gnu are needed")
     given = write_driver_files(ROOT / "build" / "check" / "drivers")
     toolchain = ROOT / "targets" / "cmake" / "aarch64-linux-gnu-gcc.cmake"
-    targets = ["kernel_harness", "allocation_driver", "errors_driver"]
+    targets = ["kernel_harness", "allocation_driver", "errors_driver", "backend_driver"]
     settings = [f"-DCMAKE_TOOLCHAIN_FILE={toolchain}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
     settings += ["-DINGOT_BUILD_TESTS=ON", "-DINGOT_SANITIZE=address,undefined"]
     settings.append("-DCMAKE_EXE_LINKER_FLAGS=-static-libasan -static-libubsan")
@@ -168,5 +169,6 @@ def emulated() -> None:
     board = [qemu, "-cpu", ARM_CPU, "-L", "/usr/aarch64-linux-gnu"]
     run([*board, build / "kernel_harness", "--quick"], options)
     sys.stdout.write(run([*board, build / "errors_driver", *given.errors], options))
+    sys.stdout.write(run([*board, build / "backend_driver", given.plain], options))
     sys.stdout.write(run([*board, build / "allocation_driver", given.plain], options))
     print("aarch64 under qemu: harness and drivers hold")

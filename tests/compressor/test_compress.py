@@ -125,7 +125,7 @@ def test_eval_measures_what_the_certificate_says(
     assert main([*arguments, "--max-tokens", "128", "--window", "64"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 64
     assert main([*arguments, "--window", "65"]) == 1
-    assert "longer than the file's context 64" in capsys.readouterr().err
+    assert "longer than the context 64" in capsys.readouterr().err
     assert main([*arguments, "--max-tokens", "20"]) == 1
     assert "give a longer text" in capsys.readouterr().err
 

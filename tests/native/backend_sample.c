@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A backend that takes rms_norm and select_last and leaves the rest to the CPU: what passes from side to side is its
- * subject, not speed. INGOT_SAMPLE_FAULT plants a fault: norm (a wrong sum), stale (a row that is not copied), refuse (a
- * device that may not be used), lost (a run that fails), abi (another build). */
+ * subject, not speed. With INGOT_SAMPLE_TAKES=attention it also keeps the state and gives values instead of attention.
+ * INGOT_SAMPLE_FAULT plants a fault: norm (a wrong sum), stale (a row that is not copied), refuse (a device that may not
+ * be used), lost (a run that fails), full (no session), picks (more than were asked for), abi (another build). */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,8 @@ typedef struct sample_session {
     const sample_model *model;
     uint32_t chunk;
     float **rows; /* by tensor: (chunk, width) */
+    uint64_t block_bytes;
+    uint8_t *state; /* blocks, one after the other */
 } sample_session;
 
 static _Thread_local char message[256];
@@ -26,10 +29,12 @@ static ingot_status fail(ingot_status status, const char *text) {
     return status;
 }
 
-static int planted(const char *fault) {
-    const char *found = getenv("INGOT_SAMPLE_FAULT");
-    return found != NULL && strcmp(found, fault) == 0;
+static int is_set(const char *variable, const char *value) {
+    const char *found = getenv(variable);
+    return found != NULL && strcmp(found, value) == 0;
 }
+
+static int planted(const char *fault) { return is_set("INGOT_SAMPLE_FAULT", fault); }
 
 static const char *last_error(void) { return message; }
 
@@ -52,7 +57,8 @@ static ingot_status model_open(const ingot_backend_program *program, const ingot
     made->program = *program;
     for (uint32_t i = 0; i < program->instruction_count; i++) {
         const uint16_t opcode = program->instructions[i].opcode;
-        takes[i] = opcode == INGOT_OPCODE_RMS_NORM || opcode == INGOT_OPCODE_SELECT_LAST;
+        takes[i] = opcode == INGOT_OPCODE_RMS_NORM || opcode == INGOT_OPCODE_SELECT_LAST ||
+                   (opcode == INGOT_OPCODE_ATTENTION && is_set("INGOT_SAMPLE_TAKES", "attention"));
     }
     *model = made;
     return INGOT_OK;
@@ -64,16 +70,19 @@ static void session_close(void *session) {
         free(closed->rows[i]);
     }
     free(closed->rows);
+    free(closed->state);
     free(closed);
 }
 
 static ingot_status session_open(void *model, const ingot_backend_session_config *config, void **session) {
     sample_session *made = calloc(1, sizeof *made);
     const sample_model *of = model;
-    if (made == NULL) {
+    if (made == NULL || planted("full")) {
+        free(made);
         return fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory");
     }
-    *made = (sample_session){of, config->chunk, calloc(of->program.tensor_count, sizeof *made->rows)};
+    *made = (sample_session){of, config->chunk, calloc(of->program.tensor_count, sizeof *made->rows),
+                             config->block_bytes, calloc(config->capacity / 64, config->block_bytes)};
     for (uint32_t i = 0; i < of->program.tensor_count && made->rows != NULL; i++) {
         const ingot_tensor_record *record = &of->program.tensors[i];
         if (record->role == INGOT_ROLE_ACTIVATION) {
@@ -114,6 +123,20 @@ static void select_last(const sample_session *session, const ingot_instruction *
            selected * width * sizeof(float));
 }
 
+/* No attention: out is q, and the keys of the first positions are kept so that a state can be told from another. */
+static void attention(const sample_session *session, const ingot_instruction *instruction, uint32_t m,
+                      uint32_t position) {
+    const uint32_t *operands = session->model->program.operands + instruction->first_operand;
+    const size_t width = (size_t)session->model->program.tensors[operands[0]].shape[1];
+    memcpy(session->rows[operands[5]], session->rows[operands[0]], m * width * sizeof(float));
+    const float *keys = session->rows[operands[1]];
+    for (uint32_t row = 0; row < m; row++) {
+        const uint32_t at = position + row;
+        memcpy(session->state + at / 64 * session->block_bytes + at % 64 * sizeof(float),
+               keys + row * (size_t)session->model->program.tensors[operands[1]].shape[1], sizeof(float));
+    }
+}
+
 static ingot_status run(void *session, const ingot_backend_pass *pass) {
     const sample_session *of = session;
     if (planted("lost")) {
@@ -125,6 +148,8 @@ static ingot_status run(void *session, const ingot_backend_pass *pass) {
         const uint8_t few = of->model->program.tensors[output].rows == INGOT_ROWS_SELECTED;
         if (instruction->opcode == INGOT_OPCODE_SELECT_LAST) {
             select_last(of, instruction, pass->m, pass->selected);
+        } else if (instruction->opcode == INGOT_OPCODE_ATTENTION) {
+            attention(of, instruction, pass->m, pass->position);
         } else {
             rms_norm(of, instruction, few ? pass->selected : pass->m);
         }
@@ -151,18 +176,21 @@ static ingot_status read_rows(void *session, uint32_t tensor, uint32_t rows, flo
 }
 
 static ingot_status picks(void *session, uint32_t row, ingot_backend_pick *out, uint32_t *count) {
-    (void)session, (void)row, (void)out, (void)count;
-    return fail(INGOT_ERROR_INTERNAL, "the head is not taken");
+    (void)session, (void)row, (void)out;
+    *count = 1000;
+    return planted("picks") ? INGOT_OK : fail(INGOT_ERROR_INTERNAL, "the head is not taken");
 }
 
 static ingot_status state_write(void *session, uint32_t block, const uint8_t *data) {
-    (void)session, (void)block, (void)data;
-    return fail(INGOT_ERROR_INTERNAL, "attention is not taken");
+    const sample_session *to = session;
+    memcpy(to->state + block * to->block_bytes, data, to->block_bytes);
+    return INGOT_OK;
 }
 
 static ingot_status state_read(void *session, uint32_t block, uint8_t *data) {
-    (void)session, (void)block, (void)data;
-    return fail(INGOT_ERROR_INTERNAL, "attention is not taken");
+    const sample_session *from = session;
+    memcpy(data, from->state + block * from->block_bytes, from->block_bytes);
+    return INGOT_OK;
 }
 
 static void memory(const void *session, ingot_backend_memory *info) {

@@ -14,37 +14,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "core/error.h"
 #include "core/model.h"
 #include "core/session.h"
 #include "kernels/dispatch.h"
+#include "tests/native/expect.h"
 
 enum { MANY = 100, MOST_CANDIDATES = 64, MOST_FLOATS = 4096 };
 
-static const char MARKER[] = "nothing failed yet";
-static uint32_t made, wrong, planted;
 static const char *scratch;
 static int32_t tokens[MANY];
 static float floats[MOST_FLOATS];
-
-static void expect(ingot_status expected, ingot_status found, const char *call, int line) {
-    const char *message = ingot_last_error();
-    const bool said = found == INGOT_OK || (message[0] != '\0' && strcmp(message, MARKER) != 0);
-    expected = planted != 0 && made == planted ? INGOT_ERROR_INTERNAL : expected;
-    made++;
-    if (found != expected || !said) {
-        wrong++;
-        printf("FAIL line %d: %s: %s, expected %s (%s)\n", line, call, ingot_status_name(found),
-               ingot_status_name(expected), message);
-    }
-}
-
-#define EXPECT(name, call)                             \
-    do {                                               \
-        (void)ingot_fail(INGOT_OK, "%s", MARKER);      \
-        expect(INGOT_##name, (call), #call, __LINE__); \
-    } while (0)
-#define REFUSED(call) EXPECT(ERROR_INVALID_ARGUMENT, call)
 
 static ingot_model *open_file(const char *path) {
     ingot_model *model = NULL;
@@ -490,6 +469,5 @@ int main(int count, char **arguments) {
     check_measuring(plain);
     ingot_model_close(window);
     ingot_model_close(plain);
-    printf("%s   %u calls, each with its status and a message\n", wrong == 0 ? "ok" : "FAIL", made - wrong);
-    return wrong == 0 ? 0 : 1;
+    return concluded();
 }

@@ -25,7 +25,7 @@ def test_each_allocation_may_fail(native_build: Path, driver_files: DriverFiles)
     done = drive(native_build / "allocation_driver", *driver_files.allocations)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("ok ")]
-    assert len(counts) == 3 and min(counts) > 20
+    assert len(counts) == 4 and min(counts) > 20
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,13 @@ def test_errors_have_a_status_and_a_message(native_build: Path, driver_files: Dr
     done = drive(native_build / "errors_driver", *driver_files.errors)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split()[1]) > 100
+
+
+def test_errors_around_backends(native_build: Path, driver_files: DriverFiles) -> None:
+    done = drive(native_build / "backend_driver", driver_files.plain)
+    assert done.returncode == 0, done.stdout + done.stderr
+    planted = drive(native_build / "backend_driver", driver_files.plain, "--plant", "status")
+    assert planted.returncode == 1 and planted.stdout.count("FAIL line") == 1
 
 
 def test_the_errors_driver_can_fail(native_build: Path, driver_files: DriverFiles) -> None:

@@ -68,8 +68,8 @@ def test_help_lists_every_command(run: Run) -> None:
         ["run", "f", "--prompt", "x", "--top-p", "0"],
         ["run", "f", "--prompt", "x", "--max-tokens", "0"],
         ["bench", "f", "--repeat", "0"],
-        ["verify", "f", "--backend", "cuda"],
-        ["bench", "f", "--backend", "vulkan"],
+        ["verify", "f", "--backend", "opencl"],
+        ["bench", "f", "--device", "first"],
     ],
 )
 def test_usage_errors_and_what_is_not_built_exit_with_2(run: Run, arguments: list[str]) -> None:
@@ -78,8 +78,11 @@ def test_usage_errors_and_what_is_not_built_exit_with_2(run: Run, arguments: lis
     assert errors
 
 
-def test_an_unbuilt_backend_is_named(run: Run) -> None:
-    assert "--backend cuda is not built yet" in _said(run("verify", "f", "--backend", "cuda")[2])
+def test_a_backend_that_is_not_there_is_named(run: Run, stories: Path) -> None:
+    status, _, errors = run("bench", str(stories), "--backend", "./libingot_none.so")
+    assert status == 1
+    assert "backend ./libingot_none.so is not installed" in _said(errors)
+    assert "cpu, vulkan, cuda, auto" in " ".join(run("run", "f", "--backend", "opencl")[2].split())
 
 
 def test_run_prints_one_json_object(

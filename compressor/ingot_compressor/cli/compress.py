@@ -36,7 +36,12 @@ The result is measured against the checkpoint before it is written; one that fai
 limits is refused. Texts are UTF-8 .txt, or .jsonl with "text" in each line; to calibrate, or to
 declare a vocabulary, also with "messages", which go through the model's chat template. Under a
 budget the formats are printed weight by weight with what the next one down and up would change, and
-the curve of what could be had. --json prints one object with all of it."""
+the curve of what could be had. --json prints one object with all of it.
+
+A recipe.toml says what is done, see compressor/README.md: method.search, method.scales ("hqq":
+half-quadratic, without data), rounding.method (gptq, trained), distil, transform (rotate, smooth,
+activation_aware, clip) and prune. activations.scales (W8A8 with static scales) and formats.grid
+(nf4_double, nvfp4 and others) are measured by 'ingot eval recipe.toml', not packed."""
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ingot eval`: a packed file against the checkpoint it came from."""
+"""`ingot eval`: a packed file, or a recipe without one, against the checkpoint it came from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ __all__ = ["add_parser", "run"]
 _EPILOG = """examples:
   ingot eval smol.ingot --against ./SmolLM2-135M
   ingot eval smol.ingot --against ./SmolLM2-135M --text prose.txt --stride 256 --json
+  ingot eval smol.ingot --against ./SmolLM2-135M --kv k8v4 --window 2048
   ingot eval smol.ingot --against ./SmolLM2-135M --tasks blimp=blimp.jsonl mine.jsonl --layers
   ingot eval smol.ingot --against ./SmolLM2-135M --tasks arc=arc_easy.jsonl --gate my_recipe.toml
+  ingot eval w8a8_static.toml --against ./SmolLM2-135M --calibration my_domain.txt
 
 The text is tokenized whole and its first tokens are cut into windows that do not overlap, or that
 begin --stride tokens apart and score what none before scored; the first 32 positions of a window
@@ -40,6 +42,11 @@ A choice is right where its log-likelihood per character is highest. Recovery is
 over the checkpoint's, with a 95 % interval from a paired bootstrap over items. Generation is greedy
 and of the file alone; a loop is up to 64 tokens, four times in a row, over at least 16 tokens.
 
+A recipe.toml in place of FILE is measured in PyTorch, and nothing is written: its weights with
+inputs of linear operations in float32, rounded as the runtime does (dynamic: int8, a scale for 32),
+and as its activations.scales say (static, token). So are grids that are not packed (formats.grid:
+int8_symmetric_row, int8_symmetric_tensor, nf4_double, fp8_e4m3_row, nvfp4 and others).
+
 --gate gives the verdict of a recipe's limits, its `recovery` among them; a file that fails gives
 exit status 1."""
 
@@ -47,12 +54,18 @@ exit status 1."""
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the parser."""
     parser = add_command(subparsers, "eval", "measure an ingot against its checkpoint", _EPILOG)
-    parser.add_argument("file", metavar="FILE", type=Path, help="an .ingot file")
+    parser.add_argument("file", metavar="FILE", type=Path, help="an .ingot file, or a recipe.toml")
     parser.add_argument(
         "--against", metavar="SRC", type=Path, required=True, help="the Hugging Face folder"
     )
     parser.add_argument(
         "--text", metavar="FILE", type=Path, help="what to score (default: the bundled text)"
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="TEXT",
+        type=Path,
+        help="text to calibrate a recipe.toml on (default: the bundled one, where needed)",
     )
     parser.add_argument("--max-tokens", type=int, metavar="N", help="default: the whole text")
     parser.add_argument(
@@ -70,6 +83,12 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--layers", action="store_true", help="signal to noise and cosine of every layer"
     )
+    parser.add_argument(
+        "--kv",
+        choices=("f16", "kv8", "k8v4"),
+        default="f16",
+        help="keys and values while the text is scored (default f16)",
+    )
     parser.add_argument("--gate", metavar="RECIPE", help="a preset or .toml file to judge by")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -82,8 +101,13 @@ def run(args: argparse.Namespace) -> int:
     return_large_blocks()
     # imported here: torch takes seconds, and may not be installed
     from ingot_compressor.cli.bars import Bars
-    from ingot_compressor.cli.eval_tables import print_evaluation
-    from ingot_compressor.evaluation.comparison import EvalOptions, compare_with_checkpoint
+    from ingot_compressor.cli.eval_tables import print_evaluation, print_simulation
+    from ingot_compressor.evaluation.comparison import (
+        EvalOptions,
+        Evaluation,
+        compare_with_checkpoint,
+    )
+    from ingot_compressor.evaluation.simulation import Simulation, simulate_recipe
     from ingot_compressor.evaluation.verdict import Verdict
 
     for name in ("max_tokens", "max_items"):
@@ -102,11 +126,22 @@ def run(args: argparse.Namespace) -> int:
         args.max_items,
         args.layers,
         args.gate,
+        args.calibration,
+        args.kv,
     )
+    recipe = args.file.suffix == ".toml"
+    if args.calibration is not None and not recipe:
+        raise InvalidArgumentError("--calibration is for a recipe.toml, not for a finished file")
     with Bars(quiet=args.quiet) as bars:
-        found = compare_with_checkpoint(options, bars)
+        found: Evaluation | Simulation
+        if recipe:
+            found = simulate_recipe(options, bars, len(os.sched_getaffinity(0)))
+        else:
+            found = compare_with_checkpoint(options, bars)
     if args.json:
         print(json.dumps(found.to_json()))
+    elif isinstance(found, Simulation):
+        print_simulation(found)
     else:
         print_evaluation(found)
     failed = found.judgement is not None and found.judgement.verdict is Verdict.FAIL

@@ -13,10 +13,12 @@ from ingot_compressor.evaluation.comparison import Evaluation
 from ingot_compressor.evaluation.generation import GenerationQuality
 from ingot_compressor.evaluation.layers import LayerError
 from ingot_compressor.evaluation.recovery import Recovery
+from ingot_compressor.evaluation.simulation import Simulation
 
-__all__ = ["print_evaluation"]
+__all__ = ["print_evaluation", "print_simulation"]
 
 RECOVERY_COLUMNS = ("task", "items", "checkpoint", "file", "recovery", "interval")
+SIMULATED_COLUMNS = ("inputs", "stored", "mean KL", "99 % KL", "top-1", "of rounding")
 LAYER_COLUMNS = ("layer", "dB", "cosine", "dB alone")
 
 
@@ -36,6 +38,32 @@ def print_evaluation(found: Evaluation) -> None:
         console.print(
             f"verdict {found.judgement.verdict.value}: {found.judgement.reason}", markup=False
         )
+
+
+def print_simulation(found: Simulation) -> None:
+    """Print a recipe's figures, a row for each rounding of inputs, its own last."""
+    console = Console()
+    title = (
+        f"recipe {found.recipe} in PyTorch: {found.weights},"
+        f" {found.bits_per_weight_body:.2f} bits per weight"
+        f"{f', scales {found.scales}' if found.scales else ''}"
+    )
+    console.print(_table(title, SIMULATED_COLUMNS, _simulated_rows(found)))
+    quality = found.own.quality
+    console.print(f"scored {quality.tokens} tokens in {quality.windows} windows", markup=False)
+    for note in found.notes:
+        console.print(note, markup=False)
+    if found.judgement is not None:
+        console.print(
+            f"verdict {found.judgement.verdict.value}: {found.judgement.reason}", markup=False
+        )
+
+
+def _simulated_rows(found: Simulation) -> Iterator[tuple[str, ...]]:
+    for row in found.rows:
+        q = row.quality
+        figures = f"{q.mean_kl:.6f}", f"{q.p99_kl:.6f}", f"{q.top1_agreement:.4f}"
+        yield row.activations, row.stored, *figures, f"{row.rounding_kl:.6f}"
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ __all__ = [
     "compare_with_checkpoint",
     "generate_items",
     "score_items",
+    "scored_windows",
 ]
 
 LAYER_WINDOWS = 8
@@ -64,7 +66,8 @@ class EvalOptions:
     """What the command line gives. Units: tokens; `max_items` items of each task file.
 
     `text` None takes the bundled one, `window` None the context, at most 512. `gate` names a
-    recipe, by whose limits a verdict is given.
+    recipe, by whose limits a verdict is given. `calibration` is for a recipe in place of a file.
+    `kv` is the format of keys and values while the text is scored.
     """
 
     file: Path
@@ -77,6 +80,8 @@ class EvalOptions:
     max_items: int | None = None
     layers: bool = False
     gate: str | None = None
+    calibration: Path | None = None
+    kv: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +140,13 @@ def compare_with_checkpoint(options: EvalOptions, progress: Progress) -> Evaluat
     gate = load_recipe(options.gate).gate if options.gate is not None else None
     items = [item for task in options.tasks for item in read_task(task, options.max_items)]
     with Model(options.file) as model:
-        windows, plain = _windows(options, model)
+        chat, encode = model.chat, partial(model.tokenizer.encode, begin=False)
+        bos = chat.bos_token_id if chat.add_bos else None
+        windows, plain = scored_windows(options, encode, bos, model.info.context)
         program = reference_program(options.file, options.source, model.info.context)
         store = open_store(program)
         with progress.stage("Measuring", len(windows)) as done:
-            scores = measure_file(options.file, program, store, windows, done)
+            scores = measure_file(options.file, program, store, windows, done, kv=options.kv)
         answers = score_items(model, program, store, items, progress)
         recoveries = pool(answers, gate.confidence if gate is not None else CONFIDENCE)
         generated = generate_items(model, items, progress)
@@ -162,21 +169,22 @@ def _judge(
     return None if options.gate is None else judge(gate, scores, recoveries.get("pooled"))
 
 
-def _windows(
-    options: EvalOptions, model: Model
+def scored_windows(
+    options: EvalOptions, encode: Callable[[str], list[int]], bos: int | None, context: int
 ) -> tuple[list[NDArray[np.int64] | Window], list[NDArray[np.int64]]]:
-    """Return what is scored, and windows that do not overlap."""
+    """Return what is scored, and windows that do not overlap.
+
+    Raises: InvalidArgumentError for a window that does not fit, or no text at all.
+    """
     path = options.text or bundled_text("evaluation")
     if path is None:
         raise InvalidArgumentError("this copy has no text of its own: give --text FILE")
-    context, chat = model.info.context, model.chat
     if options.window is not None and options.window > context:
         raise InvalidArgumentError(
-            f"--window {options.window} is longer than the file's context {context}"
+            f"--window {options.window} is longer than the context {context}"
         )
     size = options.window or min(context, LONGEST_WINDOW)
-    bos = chat.bos_token_id if chat.add_bos else None
-    ids = model.tokenizer.encode(read_text(path).content, begin=False)
+    ids = encode(read_text(path).content)
     plain = list(token_windows(ids, size, bos, options.max_tokens))
     if options.stride is None:
         return [*plain], plain

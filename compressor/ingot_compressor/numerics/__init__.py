@@ -3,6 +3,12 @@
 
 from __future__ import annotations
 
-from ingot_compressor.numerics.matrix import Encoding, group_of, quantize_matrix, relative_error
+from ingot_compressor.numerics.matrix import (
+    UNSCALED,
+    Encoding,
+    group_of,
+    quantize_matrix,
+    relative_error,
+)
 
-__all__ = ["Encoding", "group_of", "quantize_matrix", "relative_error"]
+__all__ = ["UNSCALED", "Encoding", "group_of", "quantize_matrix", "relative_error"]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ingot_compressor.numerics.groups import TINY, Float, round_to_half
 
-__all__ = ["encode_asymmetric"]
+__all__ = ["asymmetric_codes", "encode_asymmetric", "fit_line", "range_scales"]
 
 HIGHEST_CODE, HIGHEST_ZERO = 15, 255
 # What the range of a group is shrunk or stretched by, around its least and its largest weight.
@@ -31,24 +31,25 @@ def encode_asymmetric(
     """
     low = np.minimum(w.min(axis=1), 0)
     high = np.maximum(w.max(axis=1), 0)
-    scale, zero = _from_range(low, high)
+    scale, zero = range_scales(low, high)
     if not search:
-        return scale, zero.astype(np.uint8), _codes(w, scale, zero).astype(np.uint8)
+        return scale, zero.astype(np.uint8), asymmetric_codes(w, scale, zero).astype(np.uint8)
     least = _error(w, u, scale, zero)
     for stretch in RANGES:
         middle, half = (low + high) / 2, (high - low) / 2 * np.float32(stretch)
-        trial = _from_range(np.minimum(middle - half, 0), np.maximum(middle + half, 0))
+        trial = range_scales(np.minimum(middle - half, 0), np.maximum(middle + half, 0))
         for _ in range(POLISHES):
             error = _error(w, u, *trial)
             better = error < least
             least = np.where(better, error, least)
             scale = np.where(better, trial[0], scale)
             zero = np.where(better, trial[1], zero)
-            trial = _refit(w, u, *trial)
-    return scale, zero.astype(np.uint8), _codes(w, scale, zero).astype(np.uint8)
+            trial = fit_line(w, u, asymmetric_codes(w, *trial), *trial)
+    return scale, zero.astype(np.uint8), asymmetric_codes(w, scale, zero).astype(np.uint8)
 
 
-def _from_range(low: Float, high: Float) -> tuple[Float, Float]:
+def range_scales(low: Float, high: Float) -> tuple[Float, Float]:
+    """Return the stored scale and whole zero point of each range. Shapes: all (groups,)."""
     scale = round_to_half((high - low) / HIGHEST_CODE)
     scale = np.where(high - low < TINY, np.float32(0), scale)
     return scale, _whole_zero(-low, scale)
@@ -59,21 +60,25 @@ def _whole_zero(offset: Float, scale: Float) -> Float:
     return np.where(scale == 0, np.float32(0), np.clip(zero, 0, HIGHEST_ZERO))
 
 
-def _codes(w: Float, scale: Float, zero: Float) -> Float:
+def asymmetric_codes(w: Float, scale: Float, zero: Float) -> Float:
+    """Return the nearest codes. Shapes: w (groups, g); scale, zero (groups,)."""
     inverse = np.where(scale == 0, np.float32(0), 1 / np.where(scale == 0, np.float32(1), scale))
     codes: Float = np.clip(np.rint(w * inverse[:, None] + zero[:, None]), 0, HIGHEST_CODE)
     return codes
 
 
 def _error(w: Float, u: Float, scale: Float, zero: Float) -> Float:
-    e = w - scale[:, None] * (_codes(w, scale, zero) - zero[:, None])
+    e = w - scale[:, None] * (asymmetric_codes(w, scale, zero) - zero[:, None])
     result: Float = np.einsum("ij,ij->i", u * e, e)
     return result
 
 
-def _refit(w: Float, u: Float, scale: Float, zero: Float) -> tuple[Float, Float]:
-    """Return the scale and offset of the weighted line through (code, weight), both stored."""
-    c = _codes(w, scale, zero)
+def fit_line(w: Float, u: Float, c: Float, scale: Float, zero: Float) -> tuple[Float, Float]:
+    """Return scale and whole zero point of the weighted line through (code, weight), both stored.
+
+    Where the codes of a group are all alike, or the line falls, the scale stays.
+    Shapes: w, u, c (groups, g); scale, zero (groups,).
+    """
     total, sum_c = u.sum(axis=1), np.einsum("ij,ij->i", u, c)
     sum_w, sum_cc = np.einsum("ij,ij->i", u, w), np.einsum("ij,ij->i", u * c, c)
     sum_cw = np.einsum("ij,ij->i", u * c, w)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ingot_compressor.numerics.groups import Float
 
-__all__ = ["half_quadratic", "shrink"]
+__all__ = ["GROWTH", "POWER", "START", "STEPS", "half_quadratic", "shrink"]
 
 POWER, START, GROWTH, STEPS = 0.7, 10.0, 1.01, 20
 # The most that the inverse of a step may be: a group of equal weights has no range.
@@ -17,14 +17,15 @@ MOST_INVERSE = 2e4
 Values = NDArray[np.float64]
 
 
-def shrink(x: Values, beta: float, power: float = POWER) -> Values:
+def shrink(x: NDArray[np.floating], beta: float, power: float = POWER) -> NDArray[np.floating]:
     """Return sign(x) max(|x| - |x|^(power - 1) / beta, 0), the half-quadratic step for |x|^power.
 
     Shapes: any; result alike.
     """
     size = np.abs(x)
     pull = np.maximum(size, 1e-8) ** (power - 1) / beta
-    return np.sign(x) * np.maximum(size - pull, 0)
+    result: NDArray[np.floating] = np.sign(x) * np.maximum(size - pull, 0)
+    return result
 
 
 def half_quadratic(w: Float, bits: int, steps: int = STEPS) -> Float:

@@ -31,11 +31,23 @@ from ingot_compressor.numerics.groups import (
     for_row_blocks,
     split_groups,
 )
+from ingot_compressor.numerics.half_quadratic_scales import (
+    sparse_asymmetric,
+    sparse_sub_scaled,
+    sparse_uniform,
+)
 from ingot_compressor.numerics.sub_scaled import SIGNED_7, SIGNED_8, encode_sub_scaled
 from ingot_compressor.numerics.ternary import encode_ternary
 from ingot_compressor.numerics.uniform import Q4_GRID, Q8_GRID, encode_uniform
 
-__all__ = ["Encoding", "drop_superblocks", "group_of", "quantize_matrix", "relative_error"]
+__all__ = [
+    "UNSCALED",
+    "Encoding",
+    "drop_superblocks",
+    "group_of",
+    "quantize_matrix",
+    "relative_error",
+]
 
 # The codebook is learned on this many groups, drawn evenly over the whole matrix.
 SAMPLE_GROUPS = 4096
@@ -49,6 +61,8 @@ _LARGEST = {
     Dtype.Q8: 65504.0 * 127,
     Dtype.T2: 3.0e38,
 }
+# Formats without a scale by group, which nothing is chosen for.
+UNSCALED = (Dtype.F16, Dtype.T2)
 Q6_CODEBOOK = Codebook(np.arange(-32, 32, dtype=np.float32), 0)
 Q6_FACTORS = (0.94, 0.97, 1.0, 1.03)
 
@@ -57,7 +71,8 @@ Q6_FACTORS = (0.94, 0.97, 1.0, 1.03)
 class Encoding:
     """How a matrix is to be stored.
 
-    `group` counts k per scale of q4 and q4z; without `search` it is plain absmax rounding.
+    `group` counts k per scale of q4 and q4z; without `search` it is plain absmax rounding, with
+    `half_quadratic` instead of `search` HQQ's steps from there.
     `layout` is taken by formats that have it, the others stay T16. `sparsity`: the share of
     superblocks that is dropped, the least weighted first.
     """
@@ -67,6 +82,14 @@ class Encoding:
     search: bool = True
     layout: Layout = Layout.T16
     sparsity: float = 0.0
+    half_quadratic: bool = False
+
+    @property
+    def scales(self) -> str:
+        """How scales are found, as files and recipes name it."""
+        if self.half_quadratic:
+            return "hqq"
+        return "searched" if self.search else "absmax"
 
 
 def group_of(dtype: Dtype, group: int) -> int:
@@ -84,8 +107,9 @@ def quantize_matrix(
     """Quantize one weight matrix by importance-weighted round-to-nearest.
 
     Shapes: w (n, k) float32; importance (k,) mean squares of the inputs, None for all alike.
-    Raises: ValueError for values that are not finite or beyond what the scales reach.
-    Source: compression study 2.1 (K-quant search) and 2.10 (learned codebook).
+    Raises: ValueError for values that are not finite or beyond what the scales reach, and for
+        `half_quadratic` in a format without scales by group.
+    Source: compression study 2.1 (K-quant search), 2.10 (learned codebook) and 2.5 (HQQ).
     Cost: about 0.2 microseconds an element and thread for c4 with search, 0.02 without.
     """
     w = np.asarray(w, np.float32)
@@ -94,6 +118,8 @@ def quantize_matrix(
     dtype = encoding.dtype
     if dtype not in _LARGEST:
         raise ValueError(f"no encoder for format {dtype.name.lower()}")
+    if encoding.half_quadratic and (encoding.search or dtype in UNSCALED):
+        raise ValueError(f"HQQ finds scales by group: not with a search, nor for {dtype.name}")
     _check_values(w, dtype)
     h = column_importance(importance, w.shape[1])
     quantized = _quantize(w, h, encoding, threads)
@@ -158,6 +184,13 @@ def _check_values(w: Float, dtype: Dtype) -> None:
         )
 
 
+def _importance(part: Float, h: Float, encoding: Encoding) -> Float:
+    """Return how much each element counts; HQQ looks at errors, not at sizes of weights."""
+    if encoding.half_quadratic:
+        return np.broadcast_to(h, part.shape)
+    return element_importance(part, h)
+
+
 def _quantize_uniform(w: Float, h: Float, encoding: Encoding, threads: int) -> Quantized:
     n, k = w.shape
     grid, g = (Q8_GRID, 32) if encoding.dtype is Dtype.Q8 else (Q4_GRID, encoding.group)
@@ -167,8 +200,11 @@ def _quantize_uniform(w: Float, h: Float, encoding: Encoding, threads: int) -> Q
 
     def encode(rows: slice) -> None:
         part = w[rows]
-        u = split_groups(element_importance(part, h), g)
-        scale, code = encode_uniform(split_groups(part, g), u, grid, encoding.search)
+        u, parts = split_groups(_importance(part, h, encoding), g), split_groups(part, g)
+        if encoding.half_quadratic:
+            scale, code = sparse_uniform(parts, u, grid)
+        else:
+            scale, code = encode_uniform(parts, u, grid, encoding.search)
         scales[rows] = scale.reshape(len(part), -1)
         codes[rows] = code.reshape(len(part), -1)[:, :k] + zero
 
@@ -184,8 +220,11 @@ def _quantize_asymmetric(w: Float, h: Float, encoding: Encoding, threads: int) -
 
     def encode(rows: slice) -> None:
         part = w[rows]
-        u = split_groups(element_importance(part, h), g)
-        scale, zero, code = encode_asymmetric(split_groups(part, g), u, encoding.search)
+        u, parts = split_groups(_importance(part, h, encoding), g), split_groups(part, g)
+        if encoding.half_quadratic:
+            scale, zero, code = sparse_asymmetric(parts, u)
+        else:
+            scale, zero, code = encode_asymmetric(parts, u, encoding.search)
         scales[rows] = scale.reshape(len(part), -1)
         zeros[rows] = zero.reshape(len(part), -1)
         codes[rows] = code.reshape(len(part), -1)[:, :k]
@@ -210,9 +249,11 @@ def _quantize_sub_scaled(w: Float, h: Float, encoding: Encoding, threads: int) -
 
     def encode(rows: slice) -> None:
         part = w[rows]
-        u = split_groups(element_importance(part, h), GROUP)
-        parts = split_groups(part, GROUP)
-        stored = encode_sub_scaled(parts, u, book, len(part), search, subs, factors)
+        u, parts = split_groups(_importance(part, h, encoding), GROUP), split_groups(part, GROUP)
+        if encoding.half_quadratic:
+            stored = sparse_sub_scaled(parts, u, book, len(part), subs)
+        else:
+            stored = encode_sub_scaled(parts, u, book, len(part), search, subs, factors)
         row_scales[rows], sub_scales[rows] = stored.row_scales, stored.sub_scales
         shifts[rows] = stored.shifts
         codes[rows] = stored.codes.reshape(len(part), -1)[:, :k]

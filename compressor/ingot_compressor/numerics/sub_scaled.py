@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from ingot_compressor.numerics.codebook import FINE, Codebook, Evaluator, best_scales
 from ingot_compressor.numerics.groups import Float, group_extremes, round_to_half
 
-__all__ = ["SIGNED_7", "SIGNED_8", "SubScaledRows", "SubScales", "encode_sub_scaled"]
+__all__ = [
+    "SIGNED_7",
+    "SIGNED_8",
+    "SubScaledRows",
+    "SubScales",
+    "encode_sub_scaled",
+    "nearest_sub_scales",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ def _errors(block: Evaluator, book: Codebook, scale: Float, shift: NDArray[np.bo
     return np.where(shift, block.errors(scale, book.table(1)), plain)
 
 
-def _sub_scales(scale: Float, row: Float, subs: SubScales) -> Float:
+def nearest_sub_scales(scale: Float, row: Float, subs: SubScales) -> Float:
     """Return scale / row rounded into the sub-scale's range, (rows, g); zero rows give zeros."""
     safe = np.where(row == 0, np.float32(1), row)[:, None]
     sub = np.clip(np.rint(scale / safe), subs.low, subs.high)
@@ -112,7 +119,7 @@ def _first_rows(
     least = np.full(rows, np.inf)
     for top in subs.tops if search else subs.tops[:1]:
         row = _scale_for_top(extreme, top, -subs.low)
-        sub = _sub_scales(by_row, row, subs)
+        sub = nearest_sub_scales(by_row, row, subs)
         if not search:
             return row, sub
         error = _errors(block, book, _scales(row, sub), shift).reshape(rows, -1).sum(axis=1)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ingot_compressor.numerics.groups import Float, group_extremes, round_to_half
 
-__all__ = ["Q4_GRID", "Q8_GRID", "UniformGrid", "encode_uniform"]
+__all__ = ["Q4_GRID", "Q8_GRID", "UniformGrid", "encode_uniform", "uniform_codes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ def _refit(w: Float, u: Float, c: Float) -> Float:
     return round_to_half(scale)
 
 
-def _codes(w: Float, scale: Float, grid: UniformGrid) -> Float:
+def uniform_codes(w: Float, scale: Float, grid: UniformGrid) -> Float:
+    """Return the nearest codes, 0 where the scale is. Shapes: w (groups, g), scale (groups,)."""
     inverse = np.where(scale == 0, np.float32(0), 1 / np.where(scale == 0, np.float32(1), scale))
     c = w * inverse[:, None]
     np.rint(c, out=c)
@@ -68,12 +69,12 @@ def encode_uniform(
     extreme = group_extremes(w)
     if not search:
         scale = round_to_half(extreme / np.float32(grid.ends[0]))
-        return scale, _codes(w, scale, grid).astype(np.int8)
+        return scale, uniform_codes(w, scale, grid).astype(np.int8)
     best = np.zeros(len(w), np.float32)
     least = np.einsum("ij,ij->i", u * w, w)
     for end in grid.ends:
         scale = round_to_half(extreme / np.float32(end))
-        c = _codes(w, scale, grid)
+        c = uniform_codes(w, scale, grid)
         scale = _refit(w, u, c)
         error = _error(w, u, scale, c)
         better = error < least
@@ -85,8 +86,8 @@ def encode_uniform(
 def _polish(w: Float, u: Float, scale: Float, grid: UniformGrid) -> tuple[Float, NDArray[np.int8]]:
     """Alternate nearest codes and refitted scale twice; each step can only lower the error."""
     for _ in range(2):
-        c = _codes(w, scale, grid)
+        c = uniform_codes(w, scale, grid)
         refitted = _refit(w, u, c)
         better = _error(w, u, refitted, c) < _error(w, u, scale, c)
         scale = np.where(better, refitted, scale)
-    return scale, _codes(w, scale, grid).astype(np.int8)
+    return scale, uniform_codes(w, scale, grid).astype(np.int8)

@@ -25,7 +25,10 @@ STYLE = (
     "svg{display:block;max-width:100%;overflow:visible}"
     "h2{margin-top:1.6em}.pass{color:#1b7837}.fail{color:#b2182b}"
 )
-SHOWN = ("bytes", "recipe", "target", "formats", "bits_per_weight_body", "bits_per_weight_total")
+SHOWN = (
+    *("bytes", "recipe", "target", "formats", "scales"),
+    *("bits_per_weight_body", "bits_per_weight_total"),
+)
 ONE_FORMAT = "One format was asked for: no mix was chosen, there is no curve to show."
 OTHER_DEVICE = "The target is another device: its speed was not measured here."
 UNKNOWN_DEVICE = "The target's profile has no speed of memory: nothing is predicted for it."

@@ -218,13 +218,23 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add the backend."""
     parser.add_argument(
         "--backend",
-        choices=ASKED,
+        type=_backend,
         default="cpu",
-        help="what executes the program (default cpu); auto measures, and says what it took",
+        metavar="B",
+        help=f"what executes the program: {', '.join(ASKED)}, or the path of a library (default "
+        "cpu); auto measures, and says what it took",
     )
     parser.add_argument(
         "--device", type=int, default=0, metavar="N", help="of the backend, see `ingot doctor`"
     )
+
+
+def _backend(name: str) -> str:
+    if name not in ASKED and "/" not in name:
+        raise argparse.ArgumentTypeError(
+            f"'{name}', expected one of {', '.join(ASKED)}, or a path with a slash"
+        )
+    return name
 
 
 def tell_choice(model: Model) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ingot.cli.arguments import UsageError
-from ingot.errors import IngotError, MissingExtraError, NotBuiltError
+from ingot.errors import IngotError, MissingExtraError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPT)
-    except (NotBuiltError, UsageError) as error:
+    except UsageError as error:
         return _fail(str(error), EXIT_USAGE)
     except BrokenPipeError:
         # The reader has gone; without this the interpreter complains while flushing at exit.

@@ -47,10 +47,11 @@ from tests.compressor.tiny_models import write_checkpoint
     [
         'rotate = "both"\nseed = 3',
         "smooth = 0.5",
+        "fold_norms = true",
         "activation_aware = true",
         'rotate = "values"\nsmooth = 0.6\nactivation_aware = true',
     ],
-    ids=["rotate", "smooth", "awq", "all"],
+    ids=["rotate", "smooth", "fold", "awq", "all"],
 )
 def test_lossless_transforms_leave_the_logits_of_the_file(
     checkpoint: Path, texts: dict[str, Path], tmp_path: Path, keys: str
@@ -72,6 +73,7 @@ def test_lossless_transforms_leave_the_logits_of_the_file(
         ('rotate = "residual"', ("attention.q", "mlp.down", "embed")),
         ('rotate = "values"', ("attention.v", "attention.o")),
         ("smooth = 0.5", ("attention.q", "mlp.gate_up", "mlp.down")),
+        ("fold_norms = true", ("attention.q", "mlp.gate_up")),
         ("activation_aware = true", ()),  # which of them is up to the search
         ("clip = true", ("attention.v", "mlp.down")),
     ],

@@ -227,7 +227,10 @@ sweeps = 1
         ("[transform]\nsmooth = true", "'transform.smooth' is True"),
         ('[transform]\nrotate = "all"', "transform.rotate is 'all', expected one of none"),
         ("[transform]\nseed = -1", "transform.seed is -1"),
-        ('[transform]\norder = ["turn"]', "transform.order is 'turn', expected one of rotate"),
+        (
+            '[transform]\norder = ["turn"]',
+            "transform.order is 'turn', expected one of fold_norms",
+        ),
         ('[transform]\norder = ["clip", "clip"]', "transform.order names 'clip' twice"),
         ('[transform]\nclip = true\norder = ["smooth"]', "transform.clip is given, but"),
         ('[prune]\npattern = "two"', "prune.pattern is 'two', expected unstructured, or how"),
@@ -239,6 +242,11 @@ sweeps = 1
         (ROUNDING.format("trained+trained"), "rounding.method is 'trained+trained', expected"),
         (ROUNDING.format("nearest+gptq"), "rounding.method is 'nearest+gptq', expected"),
         (ROUNDING.format("gptq") + '[prune]\npattern = "2:4"', "'rounding' would train weights"),
+        ("calibration_length = 33", "method.calibration_length is 33, expected at least 34"),
+        (ROUNDING.format("gptq") + "damping = 0", "rounding.damping must be positive"),
+        ('scales = "hqqq"', "method.scales is 'hqqq', expected one of hqq"),
+        ('[activations]\nscales = "fixed"', "activations.scales is 'fixed', expected one of"),
+        ("[activations]\nscale = 1", "unknown key 'activations.scale'"),
         ("[prunes]\nlayers = 1", "unknown key 'prunes'"),
     ],
 )
@@ -247,6 +255,30 @@ def test_mistakes_name_file_and_key(tmp_path: Path, rest: str, message: str) -> 
     with pytest.raises(InvalidArgumentError) as caught:
         load_recipe(path)
     assert str(caught.value).startswith(f"recipe {path}: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "rest", "message"),
+    [
+        ('grid = "nf5"', "", "formats.grid is 'nf5', expected one of int8_symmetric_tensor"),
+        ('grid = "nvfp4"', 'scales = "hqq"', "knows nothing of method.scales: leave it out"),
+        ('grid = "nvfp4"', '[prune]\npattern = "2:4"', "knows nothing of prune.pattern"),
+        ('grid = "nvfp4"', ROUNDING.format("gptq"), "knows nothing of rounding"),
+        ('grid = "nvfp4"', "[budgets]\nbpw = 4", "knows nothing of budgets"),
+        ("search = true", 'scales = "hqq"', "both choose scales: set search = false"),
+    ],
+)
+def test_scales_and_grids_exclude_what_they_cannot_take(
+    tmp_path: Path, given: str, rest: str, message: str
+) -> None:
+    path = Path(write_recipe(tmp_path, rest))
+    text = path.read_text(encoding="utf-8")
+    old, new = "q4_group = 32", f"q4_group = 32\n{given}"
+    if given == "search = true":
+        old, new = "search = false", given
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match=message):
+        load_recipe(path)
 
 
 def test_sections_have_defaults_that_do_nothing(
