@@ -30,6 +30,7 @@ class Package:
 
 PACKAGES = (
     Package("gcc", "gcc", "the build itself"),
+    Package("g++", "g++", "the tests of the CUDA kernels on emulated threads (tests/cuda)"),
     Package("qemu-user", "qemu-aarch64", "every test of the emulated ARM board (tests/targets)"),
     Package("gcc-aarch64-linux-gnu", "aarch64-linux-gnu-gcc", "the board's gcc build and harness"),
     Package("clang-19", "clang-19", "fuzzing of the native reader (tests/fuzz)"),

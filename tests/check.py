@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "compressor"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runtime"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import cross, native, package, sanitizers, source, suite, updates, vulkan
+from tests.checks import cross, cuda, native, package, sanitizers, source, suite, updates, vulkan
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -31,6 +31,8 @@ STEPS: dict[str, Callable[[], None]] = {
     "generated": source.generated,
     "headers": native.headers,
     "android": native.android_syntax,
+    "cuda-compiled": cuda.compiled,
+    "cuda-emulated": cuda.emulated,
     "wheel": package.wheel,
     "no-compiler": cross.no_compiler,
     "examples": package.examples,

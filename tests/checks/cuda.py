@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA backend beyond the suite: compiled for its targets, long texts on emulated threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from tests.checks.command import ROOT, StepError, build_native, run
+from tests.checks.package import model_file
+
+TOKENS = 200
+
+
+def compiled() -> None:
+    """The kernels compile for every target, resources.csv is what they use, the library loads."""
+    build = build_native("cuda", ["-DCMAKE_BUILD_TYPE=Release", "-DINGOT_CUDA=ON"])
+    library = build / "libingot_cuda.so"
+    if not library.exists():
+        raise StepError("no CUDA compiler: pip install nvidia-cuda-nvrtc-cu12==12.6.85")
+    table = build / "resources.csv"
+    kept = ROOT / "native" / "cuda" / "resources.csv"
+    run([sys.executable, ROOT / "native/cuda/compile.py", "--resources", table])
+    if table.read_text(encoding="utf-8") != kept.read_text(encoding="utf-8"):
+        raise StepError(f"{kept} is not what the compiler says: {table}")
+    script = (
+        "import ctypes, sys; t = ctypes.CDLL(sys.argv[1]); t.ingot_backend_get.restype = "
+        "ctypes.c_void_p; assert t.ingot_backend_get()"
+    )
+    run([sys.executable, "-c", script, library])
+
+
+def _library_folder(folder: Path) -> dict[str, str]:
+    """Put libingot, its binding, the backend and the emulated driver side by side."""
+    from tests.cuda.emulation.build import BACKEND, DRIVER, build_emulation
+
+    emulation = build_emulation(ROOT / "build" / "cuda-emulation")
+    native = os.environ.get("INGOT_NATIVE_DIR")
+    if native is None:
+        spec = importlib.util.find_spec("ingot")
+        if spec is None or spec.origin is None:
+            raise StepError("ingot is not installed")
+        native = str(Path(spec.origin).parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("libingot.so", "_ingot_ffi.py"):
+        shutil.copy(Path(native) / name, folder)
+    for name in (BACKEND, DRIVER):
+        shutil.copy(emulation / name, folder)
+    return {
+        "INGOT_NATIVE_DIR": str(folder),
+        "INGOT_CUDA_DRIVER": str(folder / DRIVER),
+        "INGOT_TUNE": "0",
+        "INGOT_CANARY": "0",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "runtime"), str(ROOT / "compressor"), str(ROOT)]),
+    }
+
+
+def emulated() -> None:
+    """verify on emulated threads; 200 greedy tokens of lantern and stories260k as on the CPU."""
+    folder = ROOT / "build" / "cuda-check"
+    environment = _library_folder(folder)
+    lantern = model_file()
+    verify = [sys.executable, "-m", "ingot", "verify", "--backend", "cuda"]
+    print(run([*verify, "--against", "reference", lantern], environment).strip())
+    files = [lantern]
+    stories = ROOT.parent / "shared" / "models" / "stories260k"
+    if stories.is_dir():
+        files.append(folder / "stories.ingot")
+        options = ["--preset", "draft", "--format", "f16", "--out", files[-1]]
+        run([sys.executable, "-m", "ingot", "compress", stories, *options], environment)
+    else:
+        print("no folder 'shared' beside the repository: stories260k is not run")
+    script = ROOT / "tests" / "cuda" / "greedy_texts.py"
+    print(run([sys.executable, script, str(TOKENS), *files], environment).strip())
