@@ -50,6 +50,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "vulkan-board": vulkan.board,
     "runtimes": cross.runtimes,
     "wheels": cross.wheels,
+    "backend-wheels": cross.backend_wheels,
     "boards": cross.boards,
     "fuzz": native.fuzz,
     "all-runtimes": cross.all_runtimes,
