@@ -274,7 +274,7 @@ ingot_status ingot_vulkan_device_open(uint32_t index, const char *cache_folder, 
     const VkPhysicalDeviceLimits *limits = &device->traits.properties.limits;
     device->vk.GetDeviceQueue(device->device, device->traits.family, 0, &device->queue);
     device->unified = kind_of(&device->traits) != INGOT_BACKEND_DISCRETE && !ingot_vulkan_wanted("STAGING");
-    device->alignment = limits->minStorageBufferOffsetAlignment;
+    device->alignment = ingot_vulkan_setting("ALIGNMENT", limits->minStorageBufferOffsetAlignment);
     device->range = ingot_vulkan_setting("RANGE", limits->maxStorageBufferRange);
     return ingot_vulkan_pipelines_open(device, cache_folder);
 }
