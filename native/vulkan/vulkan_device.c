@@ -37,6 +37,8 @@ static void read_features(const ingot_vulkan_instance *vk, const extension_list 
     VkPhysicalDevice16BitStorageFeatures halves = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES};
     VkPhysicalDeviceShaderFloat16Int8Features small = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES};
+    VkPhysicalDeviceSubgroupSizeControlFeaturesEXT subgroups = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &halves};
     void **end = &halves.pNext;
     if (has(list, INT_DOT)) {
@@ -49,13 +51,17 @@ static void read_features(const ingot_vulkan_instance *vk, const extension_list 
     }
     if (has(list, "VK_KHR_shader_float16_int8")) {
         *end = &small;
+        end = &small.pNext;
+    }
+    if (has(list, SUBGROUP_CONTROL)) {
+        *end = &subgroups;
     }
     vk->GetPhysicalDeviceFeatures2(traits->physical, &features);
     traits->int_dot = dot.shaderIntegerDotProduct != VK_FALSE;
     traits->storage_8 = bytes.storageBuffer8BitAccess != VK_FALSE;
     traits->storage_16 = halves.storageBuffer16BitAccess != VK_FALSE;
     traits->float16 = small.shaderFloat16 != VK_FALSE;
-    traits->subgroup_control = has(list, SUBGROUP_CONTROL);
+    traits->subgroup_control = subgroups.subgroupSizeControl != VK_FALSE;
     traits->cooperative_matrix = has(list, COOPERATIVE_MATRIX);
 }
 
@@ -268,7 +274,7 @@ ingot_status ingot_vulkan_device_open(uint32_t index, const char *cache_folder, 
     const VkPhysicalDeviceLimits *limits = &device->traits.properties.limits;
     device->vk.GetDeviceQueue(device->device, device->traits.family, 0, &device->queue);
     device->unified = kind_of(&device->traits) != INGOT_BACKEND_DISCRETE && !ingot_vulkan_wanted("STAGING");
-    device->alignment = limits->minStorageBufferOffsetAlignment;
+    device->alignment = ingot_vulkan_setting("ALIGNMENT", limits->minStorageBufferOffsetAlignment);
     device->range = ingot_vulkan_setting("RANGE", limits->maxStorageBufferRange);
     return ingot_vulkan_pipelines_open(device, cache_folder);
 }

@@ -77,7 +77,7 @@ def test_attention_over_a_long_context(
     ):
         monkeypatch.setattr(small_program, name, value)
     path = tmp_path / "long.ingot"
-    every_op(path, Dtype.F16, 0, context=640, window=window, sinks=sinks)
+    every_op(path, Dtype.Q8, 32, context=640, window=window, sinks=sinks)
     rng = np.random.default_rng(size)
     with (
         Container(path) as container,

@@ -37,7 +37,12 @@ def results(vulkan: Backend, container: Container) -> tuple[list[np.ndarray], di
 
 @pytest.mark.parametrize(
     "settings",
-    [{"NO_IMPORT": "1"}, {"STAGING": "1"}, {"STAGING": "1", "NO_IMPORT": "1"}],
+    [
+        {"NO_IMPORT": "1"},
+        {"STAGING": "1"},
+        {"STAGING": "1", "NO_IMPORT": "1"},
+        {"ALIGNMENT": "256"},
+    ],
 )
 def test_same_bits_on_every_path(
     vulkan: Backend,
