@@ -68,7 +68,7 @@ static ingot_status allocate(cuda_session *session) {
         if (result == 0) result = driver->memory_set(session->state, 0, session->state_bytes);
     }
     if (result == 0) result = driver->host_allocate((void **)&session->host_pass, 4 * (1 + session->config.chunk), 0);
-    if (result == 0) result = driver->stream_create(&session->stream, CU_STREAM_NON_BLOCKING);
+    if (result == 0) result = driver->stream_create(&session->stream, CU_STREAM_BLOCKING);
     places = (cuda_places){session->memory, 0};
     place_arenas(session, &places);
     place_scratch(session, &places);

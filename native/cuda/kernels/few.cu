@@ -61,17 +61,13 @@ DEVICE void add_few(const cuda_weight &w, const few_turn<F> &turn, float (&sum)[
     F::unpack(w, word[0], unit, a[0], a[2]);
     F::unpack(w, word[1], unit, a[1], a[3]);
     const uint32_t b[2] = {turn.b.x, turn.b.y};
-    int32_t d[4] = {0, 0, 0, 0};
+    const row_scale s[2] = {scale_of<F>(w, turn.meta, 0), scale_of<F>(w, turn.meta, PLANTED(2) ? 0 : 1)};
+    int32_t d[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) d[i] = SUM_START + s[i / 2].offset * turn.a_sum[i % 2];
     multiply<F>(d, a, b);
     UNROLL
-    for (int r = 0; r < 2; r++) {
-        const row_scale s = scale_of<F>(w, turn.meta, PLANTED(2) ? 0 : r);
-        UNROLL
-        for (int i = 0; i < 2; i++) {
-            const int32_t dot = d[2 * r + i] + s.offset * turn.a_sum[i];
-            sum[2 * r + i] = add_group<F>(sum[2 * r + i], dot, s.scale, turn.a_scale[i]);
-        }
-    }
+    for (int i = 0; i < 4; i++) sum[i] = add_group<F>(sum[i], sum_of(d[i]), s[i / 2].scale, turn.a_scale[i % 2]);
 }
 
 /* Sums of this warp into sums[(16 * warp + row) * 8 + token]. */

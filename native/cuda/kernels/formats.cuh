@@ -193,10 +193,15 @@ DEVICE row_scale scale_of(const cuda_weight &w, const group_meta &meta, uint32_t
 
 /* What a group of 32 k adds: whole numbers times scales are rounded once, as on the CPU. */
 template <class F>
-DEVICE float add_group(float sum, int32_t dot, float scale, float a_scale) {
-    if (F::SCALE == SCALE_HALF || F::SCALE == SCALE_HALF_ZERO) return fmaf((float)dot, scale * a_scale, sum);
-    return fmaf((float)dot * scale, a_scale, sum);
+DEVICE float add_group(float sum, float dot, float scale, float a_scale) {
+    if (F::SCALE == SCALE_HALF || F::SCALE == SCALE_HALF_ZERO) return fmaf(dot, scale * a_scale, sum);
+    return fmaf(dot * scale, a_scale, sum);
 }
+
+/* Sums of an mma as floats without a conversion: they start at the bits of 1.5 * 2^23, so that their bits are those of a
+ * float 1.5 * 2^23 above; all are below 2^22 (255 * 127 * 32 and less). */
+#define SUM_START 0x4b400000
+DEVICE float sum_of(int32_t started) { return bits_to_float((uint32_t)started) - 12582912.0f; }
 
 /* The row's scale where the format has one, else 1. */
 template <class F>

@@ -61,7 +61,7 @@ DEVICE float add_turn(const cuda_weight &w, const gemv_turn<F> &turn, float sum)
                            : dot4_unsigned(dot4_unsigned(0, low, turn.a.x), high, turn.a.y);
     }
     const row_scale s = scale_of<F>(w, turn.meta, 0);
-    return add_group<F>(sum, share_rows(dot) + s.offset * turn.a_sum, s.scale, turn.a_scale);
+    return add_group<F>(sum, (float)(share_rows(dot) + s.offset * turn.a_sum), s.scale, turn.a_scale);
 }
 
 /* Sums of this warp's share of a tile into sums[16 * warp + row], which is shared. */

@@ -109,7 +109,9 @@ DEVICE tile_operand read_tile(const cuda_weight &w, const uint8_t *block) {
 template <class F>
 DEVICE void multiply_tile(const tile_operand &operand, const uint32_t (&b)[2], const float (&a_scale)[2],
                           const int32_t (&a_sum)[2], float (&sum)[4]) {
-    int32_t d[4] = {0, 0, 0, 0};
+    int32_t d[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) d[i] = SUM_START + operand.row[i / 2].offset * a_sum[i % 2];
     if (F::SIGNED) {
         mma_signed(d, operand.a, b);
     } else {
@@ -117,8 +119,7 @@ DEVICE void multiply_tile(const tile_operand &operand, const uint32_t (&b)[2], c
     }
     UNROLL
     for (int i = 0; i < 4; i++) {
-        const row_scale s = operand.row[i / 2];
-        sum[i] = add_group<F>(sum[i], d[i] + s.offset * a_sum[i % 2], s.scale,
+        sum[i] = add_group<F>(sum[i], sum_of(d[i]), operand.row[i / 2].scale,
                               F::SCALE == SCALE_NONE ? 1.0f : a_scale[i % 2]);
     }
 }

@@ -208,6 +208,9 @@ API cuStreamCreate(cu_stream *stream, unsigned) {
     *stream = (cu_stream)&capturing;
     return 0;
 }
+API cuStreamAttachMemAsync(cu_stream, cu_pointer pointer, size_t, unsigned flags) {
+    return allocations.count(pointer) == 1 && flags == CU_ATTACH_GLOBAL ? 0 : INVALID;
+}
 API cuStreamDestroy_v2(cu_stream) { return 0; }
 API cuStreamSynchronize(cu_stream) { return 0; }
 API cuStreamBeginCapture_v2(cu_stream, int) {
