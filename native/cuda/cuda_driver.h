@@ -89,7 +89,7 @@ typedef struct cu_copy2d {
     X(copy_to_device_async, "cuMemcpyHtoDAsync_v2", (cu_pointer to, const void *from, size_t bytes, cu_stream stream)) \
     X(copy2d, "cuMemcpy2D_v2", (const cu_copy2d *copy))                                                                \
     X(stream_create, "cuStreamCreate", (cu_stream * stream, unsigned flags))                                           \
-    X(stream_attach, "cuStreamAttachMemAsync", (cu_stream stream, cu_pointer pointer, size_t bytes, unsigned flags)) \
+    X(stream_attach, "cuStreamAttachMemAsync", (cu_stream stream, cu_pointer pointer, size_t bytes, unsigned flags))   \
     X(stream_destroy, "cuStreamDestroy_v2", (cu_stream stream))                                                        \
     X(stream_synchronize, "cuStreamSynchronize", (cu_stream stream))                                                   \
     X(capture_begin, "cuStreamBeginCapture_v2", (cu_stream stream, int mode))                                          \

@@ -25,20 +25,25 @@ static void place_arenas(cuda_session *session, cuda_places *places) {
     session->selected_arena = place(places, plan->arena_bytes_per_selected * session->config.logits_rows);
 }
 
+static void place_codes(const cuda_session *session, cuda_places *places, uint64_t rows, cuda_codes *codes) {
+    const uint64_t k = session->model->padded_k;
+    codes->a = ingot_cuda_at(place(places, rows * k));
+    codes->a_scale = ingot_cuda_at(place(places, rows * k / 32 * sizeof(float)));
+    codes->a_sum = ingot_cuda_at(place(places, rows * k / 32 * sizeof(int32_t)));
+    codes->a_stride = (uint32_t)k;
+}
+
 static void place_scratch(cuda_session *session, cuda_places *places) {
     const cuda_model *model = session->model;
-    const uint64_t chunk = session->config.chunk, rows = session->config.logits_rows, k = model->padded_k;
+    const uint64_t chunk = session->config.chunk, rows = session->config.logits_rows;
     const uint64_t heads = model->widest_heads, head = model->widest_head;
     const uint64_t few = chunk < FEW ? chunk : FEW;
     const uint64_t segments = model->program->plan->vocabulary / CUDA_PICK_SEGMENT + 1;
     session->pass = place(places, 4 * (1 + chunk));
-    session->a = place(places, chunk * k);
-    session->a_scale = place(places, chunk * k / 32 * 4);
-    session->a_sum = place(places, chunk * k / 32 * 4);
+    place_codes(session, places, chunk, &session->codes_of[0]);
+    place_codes(session, places, few, &session->codes_of[1]); /* of passes that fuse */
     if (model->quantizes_tokens) {
-        session->token_a = place(places, chunk * k);
-        session->token_scale = place(places, chunk * k / 32 * 4);
-        session->token_sum = place(places, chunk * k / 32 * 4);
+        place_codes(session, places, chunk, &session->token_codes);
     }
     session->codes = place(places, chunk * heads * head);
     session->factors = place(places, 4 * chunk * heads);

@@ -45,6 +45,15 @@ typedef struct cuda_weight {
     uint32_t codebook[8]; /* 32 int8 */
 } cuda_weight;
 
+/* Where rows of int8 go, with a scale and a sum per 32 k; a is NULL: not wanted. */
+typedef struct cuda_codes {
+    int8_t *a;
+    float *a_scale;
+    int32_t *a_sum;
+    uint32_t a_stride; /* int8 elements */
+    uint32_t reserved;
+} cuda_codes;
+
 typedef struct cuda_linear_part {
     cuda_weight weight;
     const float *bias; /* NULL: none */
@@ -69,6 +78,7 @@ typedef struct cuda_linear_args {
     uint32_t x_stride;
     uint32_t residual_stride;
     const float *residual; /* NULL: none */
+    cuda_codes next;       /* gated, of one token, a multiple of 128 columns: what the linear behind reads */
 } cuda_linear_args;
 
 enum { CUDA_NORM_NONE, CUDA_NORM_RMS, CUDA_NORM_LAYER };
@@ -135,6 +145,7 @@ typedef struct cuda_attention_args {
     uint32_t window, sinks;
     uint32_t splits;
     float scale;
+    cuda_codes next; /* merge alone, d a multiple of 32: what the linear behind reads */
 } cuda_attention_args;
 
 /* The best logits of rows of (rows, vocabulary): first of segments, then of those. A key is a logit above its id. */

@@ -90,24 +90,35 @@ DEVICE float add_warps(const float *sums, uint32_t row) {
     return total;
 }
 
+enum { TILE_SUMS = 16 * CUDA_MOST_WARPS };
+
+/* A unit, or where the next linear's int8 rows are made here two of them, since 32 k have one scale. */
 template <class F>
 DEVICE void gemv(const cuda_linear_args &args) {
-    SHARED(float, sums, 2 * 16 * CUDA_MOST_WARPS);
-    const cuda_linear_part &part = part_of(args, blockIdx.x);
-    const uint32_t unit = blockIdx.x - part.first_unit, row = threadIdx.x;
+    SHARED(float, sums, 4 * TILE_SUMS); /* (unit, gate or up, warp, row) */
+    const uint32_t together = args.next.a != 0 ? 2 : 1;
+    const cuda_linear_part &part = part_of(args, blockIdx.x * together);
+    const uint32_t unit = blockIdx.x * together - part.first_unit;
     const bool gated = args.epilogue != 0;
-    const uint32_t tile = gated ? 2 * unit : unit;
-    gemv_tile<F>(args, part.weight, tile, sums);
-    if (gated) gemv_tile<F>(args, part.weight, tile + 1, sums + 16 * CUDA_MOST_WARPS);
+    for (uint32_t u = 0; u < together; u++) {
+        const uint32_t tile = gated ? 2 * (unit + u) : unit + u;
+        gemv_tile<F>(args, part.weight, tile, sums + 2 * u * TILE_SUMS);
+        if (gated) gemv_tile<F>(args, part.weight, tile + 1, sums + (2 * u + 1) * TILE_SUMS);
+    }
     sync_block();
-    if (row >= 16) return;
-    const float sum = finish_sum<F>(args, part.weight, tile, row, 0, add_warps(sums, row));
+    if (threadIdx.x >= 16 * together) return;
+    const uint32_t row = threadIdx.x % 16, own = unit + threadIdx.x / 16, tile = gated ? 2 * own : own;
+    const float *own_sums = sums + 2 * (own - unit) * TILE_SUMS;
+    const float sum = finish_sum<F>(args, part.weight, tile, row, 0, add_warps(own_sums, row));
     if (!gated) {
-        store_sum(args, part, 0, 16 * unit + row, sum);
+        store_sum(args, part, 0, 16 * own + row, sum);
         return;
     }
-    const float up = add_warps(sums + 16 * CUDA_MOST_WARPS, row);
-    store_gated(args, part, 0, 16 * unit + row, sum, finish_sum<F>(args, part.weight, tile + 1, row, 0, up));
+    const float up = finish_sum<F>(args, part.weight, tile + 1, row, 0, add_warps(own_sums + TILE_SUMS, row));
+    const float value = store_gated(args, part, 0, 16 * own + row, sum, up);
+    if (args.next.a == 0) return;
+    const float largest = warp_largest(PLANTED(6) && LANE > 15 ? 0.0f : fabsf(value));
+    store_codes(args.next, value, largest, 16 * own + row, 0);
 }
 
 #define GEMV(name) \
