@@ -74,11 +74,11 @@ static ingot_status launch_format(const cuda_walk *walk, const cuda_step *step, 
     const cuda_kernels *kernels = &session->model->kernels;
     const ingot_linear_parameters *parameters = step->parameters;
     const bool prompt = m > CUDA_FEW_TOKENS && format != CUDA_FORMAT_F16;
-    cuda_linear_args args = shared_args(walk, step, m, format == ingot_cuda_format(INGOT_DTYPE_T2));
+    cuda_linear_args args = shared_args(walk, step, m, format == CUDA_FORMAT_T2);
     uint32_t units = 0;
     for (uint32_t i = 0; i < parameters->weights; i++) {
-        const uint32_t dtype = session->model->program->tensors[step->inputs[1 + i]].dtype;
-        if (ingot_cuda_format(dtype) == format) {
+        const ingot_tensor_record *record = &session->model->program->tensors[step->inputs[1 + i]];
+        if (ingot_cuda_format(record) == format) {
             add_part(walk, step, i, prompt, &args, &units);
         }
     }

@@ -10,9 +10,11 @@
 #include "kernel_args.h"
 
 enum {
-    CUDA_FORMATS = 10,      /* q8 to t2 by dtype, then f16 */
-    CUDA_FORMAT_F16 = 9,
-    CUDA_FORMAT_F32 = 10,   /* of an embedding table alone */
+    CUDA_FORMATS = 13,      /* q8 to t2 by dtype, those in T16_K8, then f16 */
+    CUDA_FORMAT_T2 = 8,
+    CUDA_FORMAT_K8 = 9,     /* q8, q4, c4 */
+    CUDA_FORMAT_F16 = 12,
+    CUDA_FORMAT_F32 = 13,   /* of an embedding table alone */
     CUDA_ROW_COUNTS = 4,    /* attend_*_1, 2, 4, 8 */
     CUDA_MOST_MODULES = 16,
     CUDA_MOST_GRAPHS = 16
@@ -130,7 +132,7 @@ ingot_status ingot_cuda_model_open(const ingot_backend_program *program, const i
                                    uint8_t *takes, void **model);
 void ingot_cuda_model_close(void *model);
 /** Index into the kernels by format. */
-uint32_t ingot_cuda_format(uint32_t dtype);
+uint32_t ingot_cuda_format(const ingot_tensor_record *record);
 /** A weight as the kernels take it. */
 cuda_weight ingot_cuda_weight(const cuda_model *model, uint32_t tensor);
 /** Width of an activation. */

@@ -27,7 +27,8 @@ ingot_status ingot_cuda_embed(cuda_walk *walk, const cuda_step *step) {
     cuda_embed_args args = {.weight = ingot_cuda_weight(model, step->inputs[1]), .pass = ingot_cuda_at(session->pass)};
     args.out = ingot_cuda_at(ingot_cuda_tensor(session, step->outputs[0], &args.out_stride));
     const uint32_t threads = threads_for(dtype >= INGOT_DTYPE_Q8 ? (args.weight.k + 7) / 8 : args.weight.k);
-    return ingot_cuda_launch(session, model->kernels.embed[ingot_cuda_format(dtype)],
+    return ingot_cuda_launch(session,
+                             model->kernels.embed[ingot_cuda_format(&model->program->tensors[step->inputs[1]])],
                              ingot_cuda_rows(walk, step->outputs[0]), 1, 1, threads, &args, "embed");
 }
 

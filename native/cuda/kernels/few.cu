@@ -22,11 +22,7 @@ DEVICE few_turn<F> load_few(const cuda_linear_args &args, const cuda_weight &w, 
     const uint32_t g = LANE >> 2, unit = LANE & 3, groups = args.a_stride / 32;
     const block_place place = find_block<F>(w, view, smaller(j, view.blocks - 1));
     few_turn<F> turn;
-    UNROLL
-    for (int i = 0; i < F::LOADS; i++) {
-        turn.code[i] = uint2{0, 0};
-        if (F::reads(unit, i)) turn.code[i] = stream8(place.codes + 64 * F::chunk(unit, i) + 8 * g);
-    }
+    load2<F, true>(place.codes, unit, g, turn.code);
     turn.meta = load_meta<F, 2>(place.meta, 2 * g);
     const uint64_t token = smaller(first_token + g, args.m - 1);
     turn.b = *(const uint2 *)(args.a + token * args.a_stride + 32 * place.index + 8 * unit);
@@ -117,6 +113,7 @@ DEVICE void few(const cuda_linear_args &args) {
     for (uint32_t i = threadIdx.x; i < FEW_SUMS; i += blockDim.x) {
         const uint32_t row = i % 16, token = i / 16, at = first_token + token;
         const float sum = finish_sum<F>(args, w, tile, row, at, add_warps(sums, row, token));
+        if (PLANTED(16) && token % 8 == 6) continue;
         if (gated) {
             const float up = finish_sum<F>(args, w, tile + 1, row, at, add_warps(ups, row, token));
             store_gated(args, part, at, 16 * unit + row, sum, up);

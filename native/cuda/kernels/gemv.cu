@@ -24,11 +24,7 @@ template <class F>
 DEVICE gemv_turn<F> load_turn(const cuda_linear_args &args, const cuda_weight &w, const tile_view &view, uint32_t j) {
     const block_place place = find_block<F>(w, view, smaller(j, view.blocks - 1));
     gemv_turn<F> turn;
-    UNROLL
-    for (int i = 0; i < F::LOADS; i++) {
-        turn.code[i] = uint4{0, 0, 0, 0};
-        if (F::reads(UNIT, i)) turn.code[i] = stream16(place.codes + 64 * F::chunk(UNIT, i) + 16 * QUAD);
-    }
+    load4<F>(place.codes, UNIT, QUAD, turn.code);
     turn.meta = load_meta<F, 1>(place.meta, ROW);
     turn.a = *(const uint2 *)(args.a + 32 * place.index + 8 * UNIT);
     turn.a_scale = F::SCALE == SCALE_NONE ? 1.0f : args.a_scale[place.index];

@@ -89,10 +89,7 @@ DEVICE void embed_unit(const cuda_weight &w, const tile_view &view, uint32_t row
         return;
     }
     uint32_t word[F::LOADS], both[2];
-    UNROLL
-    for (int i = 0; i < F::LOADS; i++) {
-        word[i] = F::reads(unit, i) ? *(const uint32_t *)(place.codes + 64 * F::chunk(unit, i) + 4 * row) : 0;
-    }
+    load1<F>(place.codes, unit, row, word);
     F::unpack(w, word, unit, both[0], both[1]);
     const row_scale s = scale_of<F>(w, load_meta<F, 1>(place.meta, row), 0);
     const float head = head_scale<F>(view.head, row);
