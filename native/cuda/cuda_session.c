@@ -99,7 +99,8 @@ ingot_status ingot_cuda_session_open(void *opaque, const ingot_backend_session_c
     session->config = *config;
     session->config.states = session->states;
     const uint32_t spans = (config->capacity + CUDA_SPAN - 1) / CUDA_SPAN;
-    session->most_splits = spans < 1 ? 1 : (spans < CUDA_MOST_SPLITS ? spans : CUDA_MOST_SPLITS);
+    const uint32_t wanted = 4 * model->multiprocessors, most = wanted < CUDA_MOST_SPLITS ? wanted : CUDA_MOST_SPLITS;
+    session->most_splits = spans < 1 ? 1 : (spans < most ? spans : most);
     cu_context before;
     (void)model->driver->context_push(model->context);
     const ingot_status status = allocate(session);

@@ -24,7 +24,7 @@ enum {
     CUDA_MOST_HEAD = 512,    /* d of an attention */
     CUDA_SPAN = 128,         /* positions that a block of an attention takes at once: its threads */
     CUDA_MOST_ROWS = 8,      /* query rows of a block of an attention */
-    CUDA_MOST_SPLITS = 32,   /* parts of the context */
+    CUDA_MOST_SPLITS = 64,   /* parts of the context */
     CUDA_PARTIAL = 2,        /* floats of a split's result before its sums: largest score, denominator */
     CUDA_MOST_PICKS = 64,
     CUDA_PICK_SEGMENT = 2048 /* logits that one block looks at */

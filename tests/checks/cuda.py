@@ -71,5 +71,6 @@ def emulated() -> None:
         run([sys.executable, "-m", "ingot", "compress", stories, *options], environment)
     else:
         print("no folder 'shared' beside the repository: stories260k is not run")
+    print(run([sys.executable, ROOT / "tests" / "cuda" / "shapes.py"], environment).strip())
     script = ROOT / "tests" / "cuda" / "greedy_texts.py"
     print(run([sys.executable, script, str(TOKENS), *files], environment).strip())

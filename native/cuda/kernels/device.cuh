@@ -14,8 +14,10 @@
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define UNROLL _Pragma("unroll")
 #define PLANTED(fault) 0
-#define KERNEL(name, args_type, threads) \
-    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ args_type args)
+#define KERNEL(name, args_type, threads) RESIDENT_KERNEL(name, args_type, threads, 1)
+/* So that `blocks` of them fit a multiprocessor at once: bounds the registers. */
+#define RESIDENT_KERNEL(name, args_type, threads, blocks) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ args_type args)
 
 /* Weights are read once: they must not push out the activations. */
 DEVICE uint4 stream16(const void *from) {

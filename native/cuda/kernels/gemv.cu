@@ -12,7 +12,8 @@
 
 template <class F>
 struct gemv_turn {
-    static constexpr int AHEAD = F::LOADS == 1 ? 4 : 2; /* turns whose loads are under way together */
+    /* Turns whose loads are under way together, as many as registers allow. */
+    static constexpr int AHEAD = F::SCALE == SCALE_NONE || (F::SCALE == SCALE_HALF && F::LOADS == 1 && !F::K8) ? 4 : 2;
     uint4 code[F::LOADS];
     group_meta meta;
     uint2 a;
@@ -118,7 +119,7 @@ DEVICE void gemv(const cuda_linear_args &args) {
 }
 
 #define GEMV(name) \
-    KERNEL(gemv_##name, cuda_linear_args, 32 * CUDA_MOST_WARPS) { gemv<format_##name>(args); }
+    RESIDENT_KERNEL(gemv_##name, cuda_linear_args, 32 * CUDA_MOST_WARPS, 4) { gemv<format_##name>(args); }
 INGOT_CUDA_INT8_FORMATS(GEMV)
 
 /* ---- f16: float activations; a lane's unit is four chunks, 8 k of 4 rows ---- */
