@@ -165,6 +165,7 @@ class FakeModel:
         self.handle = ffi.NULL
         self.chat = ChatSettings(eos_token_ids=(256,))
         self.draft = None
+        self.backend = "cpu"
         self.info = SimpleNamespace(
             context=context,
             chunk=chunk,
