@@ -160,7 +160,7 @@ ingot_status ingot_cuda_load_kernels(cuda_model *model) {
     ingot_status status = load_modules(model);
     if (status == INGOT_OK) status = find_formats(model, "gemv", CUDA_FORMATS, kernels->gemv);
     if (status == INGOT_OK) status = find_formats(model, "few", CUDA_FORMATS, kernels->few);
-    if (status == INGOT_OK) status = find_formats(model, "prompt", CUDA_FORMAT_F16, kernels->prompt);
+    if (status == INGOT_OK) status = find_formats(model, "prompt", CUDA_FORMATS, kernels->prompt);
     if (status == INGOT_OK) status = find_formats(model, "embed", CUDA_FORMATS + 1, kernels->embed);
     if (status == INGOT_OK) status = find_attention(model);
     if (status == INGOT_OK) status = find(model, "normalize", &kernels->normalize);

@@ -96,8 +96,12 @@ static ingot_status launch_format(const cuda_walk *walk, const cuda_step *step, 
         return ingot_cuda_launch(session, kernels->gemv[format], next->a != NULL ? units / 2 : units, 1, 1, threads,
                                  &args, "linear of a token");
     }
-    return ingot_cuda_launch(session, kernels->few[format], units, (m + CUDA_FEW_TOKENS - 1) / CUDA_FEW_TOKENS, 1,
-                             threads, &args, "linear of a few tokens");
+    if (m > CUDA_FEW_TOKENS) { /* f16 */
+        const uint32_t tokens = CUDA_F16_COLUMNS * CUDA_FEW_TOKENS;
+        return ingot_cuda_launch(session, kernels->prompt[format], units, (m + tokens - 1) / tokens, 1, threads, &args,
+                                 "linear of a prompt in f16");
+    }
+    return ingot_cuda_launch(session, kernels->few[format], units, 1, 1, threads, &args, "linear of a few tokens");
 }
 
 bool ingot_cuda_wants_rows(const cuda_model *model, const cuda_step *step, const cuda_step *next) {

@@ -20,6 +20,7 @@ enum {
     CUDA_FEW_TOKENS = 8,     /* tokens of one mma column tile: more of them are a prompt */
     CUDA_PROMPT_TILES = 8,   /* tiles of 16 rows of a block of the prompt kernel */
     CUDA_PROMPT_TOKENS = 64, /* its tokens */
+    CUDA_F16_COLUMNS = 4,    /* column tiles of a prompt with weights in f16 */
     CUDA_MOST_WARPS = 8,     /* of a block */
     CUDA_MOST_HEAD = 512,    /* d of an attention */
     CUDA_SPAN = 128,         /* positions that a block of an attention takes at once: its threads */
