@@ -54,7 +54,7 @@ static cuda_attention_args attention_args(const cuda_walk *walk, const cuda_step
     return args;
 }
 
-ingot_status ingot_cuda_attention(cuda_walk *walk, uint32_t index, const cuda_step *rope) {
+ingot_status ingot_cuda_attention(cuda_walk *walk, uint32_t index, const cuda_step *rope, const cuda_step *next) {
     const cuda_session *session = walk->session;
     const cuda_kernels *kernels = &session->model->kernels;
     const cuda_step step = ingot_cuda_step(session->model, index);
@@ -79,6 +79,11 @@ ingot_status ingot_cuda_attention(cuda_walk *walk, uint32_t index, const cuda_st
                                    &args, "attention");
     }
     if (status == INGOT_OK && args.splits > 1) {
+        if (args.d % 32 == 0 && args.heads * args.d % 128 == 0 && ingot_cuda_wants_rows(session->model, &step, next)) {
+            walk->set = 0;
+            walk->quantized = step.outputs[0];
+            args.next = session->codes_of[0];
+        }
         status = ingot_cuda_launch(session, kernels->merge, args.heads, args.m, 1, PREPARE_THREADS, &args,
                                    "attention's parts");
     }

@@ -91,8 +91,8 @@ ingot_status ingot_cuda_device_info(uint32_t index, ingot_backend_device *info) 
 
 /* ---- code ---- */
 
-static const char *const format_names[CUDA_FORMATS + 1] = {"q8", "q6", "c5", "q4",  "q4z", "c4",
-                                                           "c3", "c2", "t2", "f16", "f32"};
+static const char *const format_names[CUDA_FORMATS + 1] = {"q8", "q6", "c5",    "q4",    "q4z",   "c4",  "c3",
+                                                           "c2", "t2", "q8_k8", "q4_k8", "c4_k8", "f16", "f32"};
 
 static ingot_status load_modules(cuda_model *model) {
     const ingot_cuda_driver *driver = model->driver;
@@ -160,7 +160,7 @@ ingot_status ingot_cuda_load_kernels(cuda_model *model) {
     ingot_status status = load_modules(model);
     if (status == INGOT_OK) status = find_formats(model, "gemv", CUDA_FORMATS, kernels->gemv);
     if (status == INGOT_OK) status = find_formats(model, "few", CUDA_FORMATS, kernels->few);
-    if (status == INGOT_OK) status = find_formats(model, "prompt", CUDA_FORMAT_F16, kernels->prompt);
+    if (status == INGOT_OK) status = find_formats(model, "prompt", CUDA_FORMATS, kernels->prompt);
     if (status == INGOT_OK) status = find_formats(model, "embed", CUDA_FORMATS + 1, kernels->embed);
     if (status == INGOT_OK) status = find_attention(model);
     if (status == INGOT_OK) status = find(model, "normalize", &kernels->normalize);

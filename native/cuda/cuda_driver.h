@@ -33,7 +33,8 @@ enum {
     CU_REGISTER_DEVICE_MAP = 2,
     CU_REGISTER_READ_ONLY = 8,
     CU_ATTACH_GLOBAL = 1,
-    CU_STREAM_NON_BLOCKING = 1,
+    CU_ATTACH_HOST = 2,
+    CU_STREAM_BLOCKING = 0, /* waits for the copies of the default stream, whose end no call waits for */
     CU_CAPTURE_THREAD_LOCAL = 1,
     CU_MEMORY_HOST = 1,
     CU_MEMORY_DEVICE = 2
@@ -88,6 +89,7 @@ typedef struct cu_copy2d {
     X(copy_to_device_async, "cuMemcpyHtoDAsync_v2", (cu_pointer to, const void *from, size_t bytes, cu_stream stream)) \
     X(copy2d, "cuMemcpy2D_v2", (const cu_copy2d *copy))                                                                \
     X(stream_create, "cuStreamCreate", (cu_stream * stream, unsigned flags))                                           \
+    X(stream_attach, "cuStreamAttachMemAsync", (cu_stream stream, cu_pointer pointer, size_t bytes, unsigned flags))   \
     X(stream_destroy, "cuStreamDestroy_v2", (cu_stream stream))                                                        \
     X(stream_synchronize, "cuStreamSynchronize", (cu_stream stream))                                                   \
     X(capture_begin, "cuStreamBeginCapture_v2", (cu_stream stream, int mode))                                          \

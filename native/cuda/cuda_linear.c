@@ -23,12 +23,13 @@ static cuda_linear_args shared_args(const cuda_walk *walk, const cuda_step *step
     const cuda_session *session = walk->session;
     const ingot_linear_parameters *parameters = step->parameters;
     const bool bias = (step->record->flags & INGOT_LINEAR_FLAG_BIAS) != 0;
+    const cuda_codes *codes = tokens ? &session->token_codes : &session->codes_of[walk->set];
     cuda_linear_args args = {.m = m,
                              .epilogue = parameters->epilogue,
-                             .a_stride = session->model->padded_k,
-                             .a = ingot_cuda_at(tokens ? session->token_a : session->a),
-                             .a_scale = ingot_cuda_at(tokens ? session->token_scale : session->a_scale),
-                             .a_sum = ingot_cuda_at(tokens ? session->token_sum : session->a_sum)};
+                             .a_stride = codes->a_stride,
+                             .a = codes->a,
+                             .a_scale = codes->a_scale,
+                             .a_sum = codes->a_sum};
     args.x = ingot_cuda_at(ingot_cuda_tensor(session, step->inputs[0], &args.x_stride));
     if ((step->record->flags & INGOT_LINEAR_FLAG_RESIDUAL) != 0) {
         const uint32_t place = 1 + parameters->weights * (bias ? 2 : 1);
@@ -67,16 +68,17 @@ static uint32_t threads_for(uint32_t blocks) {
     return 32 * (warps < CUDA_MOST_WARPS ? warps : CUDA_MOST_WARPS);
 }
 
-static ingot_status launch_format(const cuda_walk *walk, const cuda_step *step, uint32_t format, uint32_t m) {
+static ingot_status launch_format(const cuda_walk *walk, const cuda_step *step, uint32_t format, uint32_t m,
+                                  const cuda_codes *next) {
     const cuda_session *session = walk->session;
     const cuda_kernels *kernels = &session->model->kernels;
     const ingot_linear_parameters *parameters = step->parameters;
     const bool prompt = m > CUDA_FEW_TOKENS && format != CUDA_FORMAT_F16;
-    cuda_linear_args args = shared_args(walk, step, m, format == ingot_cuda_format(INGOT_DTYPE_T2));
+    cuda_linear_args args = shared_args(walk, step, m, format == CUDA_FORMAT_T2);
     uint32_t units = 0;
     for (uint32_t i = 0; i < parameters->weights; i++) {
-        const uint32_t dtype = session->model->program->tensors[step->inputs[1 + i]].dtype;
-        if (ingot_cuda_format(dtype) == format) {
+        const ingot_tensor_record *record = &session->model->program->tensors[step->inputs[1 + i]];
+        if (ingot_cuda_format(record) == format) {
             add_part(walk, step, i, prompt, &args, &units);
         }
     }
@@ -90,19 +92,50 @@ static ingot_status launch_format(const cuda_walk *walk, const cuda_step *step, 
     }
     const uint32_t threads = threads_for(args.parts[0].weight.blocks);
     if (m == 1) {
-        return ingot_cuda_launch(session, kernels->gemv[format], units, 1, 1, threads, &args, "linear of a token");
+        args.next = *next;
+        return ingot_cuda_launch(session, kernels->gemv[format], next->a != NULL ? units / 2 : units, 1, 1, threads,
+                                 &args, "linear of a token");
     }
-    return ingot_cuda_launch(session, kernels->few[format], units, (m + CUDA_FEW_TOKENS - 1) / CUDA_FEW_TOKENS, 1,
-                             threads, &args, "linear of a few tokens");
+    if (m > CUDA_FEW_TOKENS) { /* f16 */
+        const uint32_t tokens = CUDA_F16_COLUMNS * CUDA_FEW_TOKENS;
+        return ingot_cuda_launch(session, kernels->prompt[format], units, (m + tokens - 1) / tokens, 1, threads, &args,
+                                 "linear of a prompt in f16");
+    }
+    return ingot_cuda_launch(session, kernels->few[format], units, 1, 1, threads, &args, "linear of a few tokens");
 }
 
-ingot_status ingot_cuda_linear(cuda_walk *walk, const cuda_step *step) {
+bool ingot_cuda_wants_rows(const cuda_model *model, const cuda_step *step, const cuda_step *next) {
+    bool groups = false, tokens = false;
+    if (next == NULL || next->record->opcode != INGOT_OPCODE_LINEAR || next->inputs[0] != step->outputs[0]) {
+        return false;
+    }
+    ingot_cuda_linear_wants(model, next, &groups, &tokens);
+    return groups && !tokens;
+}
+
+/* Gate and up of one token in one format of int8: then the kernel has whole groups of 32 columns. */
+static bool makes_rows(const cuda_walk *walk, const cuda_step *step, const cuda_step *next, uint32_t m) {
+    const cuda_model *model = walk->session->model;
+    const ingot_linear_parameters *parameters = step->parameters;
+    return m == 1 && parameters->epilogue != INGOT_EPILOGUE_NONE && parameters->weights == 1 &&
+           model->program->tensors[step->inputs[1]].dtype != INGOT_DTYPE_F16 &&
+           ingot_cuda_width(model, step->outputs[0]) % 128 == 0 && ingot_cuda_wants_rows(model, step, next);
+}
+
+ingot_status ingot_cuda_linear(cuda_walk *walk, const cuda_step *step, const cuda_step *next) {
     bool groups, tokens;
     const uint32_t m = ingot_cuda_rows(walk, step->inputs[0]);
+    const cuda_codes none = {0};
     ingot_cuda_linear_wants(walk->session->model, step, &groups, &tokens);
     ingot_status status = ingot_cuda_quantize(walk, step->inputs[0], groups, tokens);
+    const bool makes = makes_rows(walk, step, next, m);
+    const cuda_codes *rows = makes ? &walk->session->codes_of[1 - walk->set] : &none;
     for (uint32_t format = 0; format < CUDA_FORMATS && status == INGOT_OK; format++) {
-        status = launch_format(walk, step, format, m);
+        status = launch_format(walk, step, format, m, rows);
+    }
+    if (makes) {
+        walk->quantized = step->outputs[0];
+        walk->set = 1 - walk->set;
     }
     return status;
 }

@@ -7,9 +7,12 @@
 
 #include "core/layout.h"
 
-uint32_t ingot_cuda_format(uint32_t dtype) {
-    if (dtype == INGOT_DTYPE_F16) return CUDA_FORMAT_F16;
-    return dtype == INGOT_DTYPE_F32 ? (uint32_t)CUDA_FORMAT_F32 : dtype - INGOT_DTYPE_Q8;
+uint32_t ingot_cuda_format(const ingot_tensor_record *record) {
+    if (record->layout == INGOT_LAYOUT_T16_K8) {
+        return CUDA_FORMAT_K8 + (record->dtype == INGOT_DTYPE_Q8 ? 0u : (record->dtype == INGOT_DTYPE_Q4 ? 1u : 2u));
+    }
+    if (record->dtype == INGOT_DTYPE_F16) return CUDA_FORMAT_F16;
+    return record->dtype == INGOT_DTYPE_F32 ? (uint32_t)CUDA_FORMAT_F32 : (uint32_t)record->dtype - INGOT_DTYPE_Q8;
 }
 
 uint32_t ingot_cuda_width(const cuda_model *model, uint32_t tensor) {
@@ -56,7 +59,7 @@ static bool takes_weight(const ingot_backend_program *program, uint32_t tensor, 
     }
     const bool known =
         record->dtype == INGOT_DTYPE_F16 || (record->dtype >= INGOT_DTYPE_Q8 && record->dtype <= INGOT_DTYPE_T2);
-    return known && record->layout == INGOT_LAYOUT_T16;
+    return known && ingot_layout_valid(record->dtype, record->layout);
 }
 
 static bool takes_linear(const ingot_backend_program *program, const cuda_step *step) {

@@ -10,9 +10,11 @@
 #include "kernel_args.h"
 
 enum {
-    CUDA_FORMATS = 10,      /* q8 to t2 by dtype, then f16 */
-    CUDA_FORMAT_F16 = 9,
-    CUDA_FORMAT_F32 = 10,   /* of an embedding table alone */
+    CUDA_FORMATS = 13,      /* q8 to t2 by dtype, those in T16_K8, then f16 */
+    CUDA_FORMAT_T2 = 8,
+    CUDA_FORMAT_K8 = 9,     /* q8, q4, c4 */
+    CUDA_FORMAT_F16 = 12,
+    CUDA_FORMAT_F32 = 13,   /* of an embedding table alone */
     CUDA_ROW_COUNTS = 4,    /* attend_*_1, 2, 4, 8 */
     CUDA_MOST_MODULES = 16,
     CUDA_MOST_GRAPHS = 16
@@ -75,7 +77,8 @@ typedef struct cuda_session {
     uint64_t arena_bytes, scratch_bytes, state_bytes;
     cu_pointer tokens_arena, selected_arena;
     cu_pointer pass; /* position, then tokens */
-    cu_pointer a, a_scale, a_sum, token_a, token_scale, token_sum;
+    cuda_codes codes_of[2]; /* int8 rows: a linear may read one set and make the next one's */
+    cuda_codes token_codes; /* with a scale per row (t2) */
     cu_pointer codes, factors, partials;
     cu_pointer candidates, best;
     cu_pointer state;
@@ -93,6 +96,7 @@ typedef struct cuda_walk {
     cuda_session *session;
     const ingot_backend_pass *pass;
     uint32_t quantized; /* the tensor whose int8 rows are in the scratch, or UINT32_MAX */
+    uint32_t set;       /* of codes_of, in which they are */
 } cuda_walk;
 
 /* An instruction with its operands and parameters found. */
@@ -128,7 +132,7 @@ ingot_status ingot_cuda_model_open(const ingot_backend_program *program, const i
                                    uint8_t *takes, void **model);
 void ingot_cuda_model_close(void *model);
 /** Index into the kernels by format. */
-uint32_t ingot_cuda_format(uint32_t dtype);
+uint32_t ingot_cuda_format(const ingot_tensor_record *record);
 /** A weight as the kernels take it. */
 cuda_weight ingot_cuda_weight(const cuda_model *model, uint32_t tensor);
 /** Width of an activation. */
@@ -162,7 +166,10 @@ ingot_status ingot_cuda_launch(const cuda_session *session, cu_function function
 uint32_t ingot_cuda_rows(const cuda_walk *walk, uint32_t tensor);
 
 /* ---- cuda_linear.c, cuda_rows.c, cuda_attention.c: the ops ---- */
-ingot_status ingot_cuda_linear(cuda_walk *walk, const cuda_step *step);
+/* `next` is the instruction behind it, or NULL: int8 rows that it wants are made at once where that is possible. */
+ingot_status ingot_cuda_linear(cuda_walk *walk, const cuda_step *step, const cuda_step *next);
+/** Whether `next` is a linear that reads an output of `step` as int8 rows with a scale per 32 k and no others. */
+bool ingot_cuda_wants_rows(const cuda_model *model, const cuda_step *step, const cuda_step *next);
 /** Which int8 rows the instruction wants of its first input. */
 void ingot_cuda_linear_wants(const cuda_model *model, const cuda_step *step, bool *groups, bool *tokens);
 ingot_status ingot_cuda_embed(cuda_walk *walk, const cuda_step *step);
@@ -172,7 +179,7 @@ ingot_status ingot_cuda_norm(cuda_walk *walk, const cuda_step *step, const cuda_
 ingot_status ingot_cuda_quantize(cuda_walk *walk, uint32_t tensor, bool groups, bool tokens);
 ingot_status ingot_cuda_elements(cuda_walk *walk, const cuda_step *step);
 /** An attention; `rope` is the instruction before it where that is its rope, else NULL. */
-ingot_status ingot_cuda_attention(cuda_walk *walk, uint32_t index, const cuda_step *rope);
+ingot_status ingot_cuda_attention(cuda_walk *walk, uint32_t index, const cuda_step *rope, const cuda_step *next);
 ingot_status ingot_cuda_rope(cuda_walk *walk, const cuda_step *step);
 /** Whether `rope` makes the queries and keys of `attention` and can be done with it. */
 bool ingot_cuda_ropes_for(const cuda_step *rope, const cuda_step *attention);

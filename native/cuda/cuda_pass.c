@@ -26,20 +26,21 @@ static ingot_status step_of(cuda_walk *walk, uint32_t index, uint32_t end, uint3
     const cuda_model *model = walk->session->model;
     const cuda_step step = ingot_cuda_step(model, index);
     const cuda_step next = ingot_cuda_step(model, index + 1 < end ? index + 1 : index);
+    const cuda_step after = ingot_cuda_step(model, index + 2 < end ? index + 2 : index);
     const bool followed = index + 1 < end;
     *done = 1;
     switch (step.record->opcode) {
         case INGOT_OPCODE_EMBED: return ingot_cuda_embed(walk, &step);
         case INGOT_OPCODE_RMS_NORM:
         case INGOT_OPCODE_LAYER_NORM: return ingot_cuda_norm(walk, &step, followed ? &next : NULL);
-        case INGOT_OPCODE_LINEAR: return ingot_cuda_linear(walk, &step);
+        case INGOT_OPCODE_LINEAR: return ingot_cuda_linear(walk, &step, followed ? &next : NULL);
         case INGOT_OPCODE_ROPE:
             if (followed && ingot_cuda_ropes_for(&step, &next)) {
                 *done = 2;
-                return ingot_cuda_attention(walk, index + 1, &step);
+                return ingot_cuda_attention(walk, index + 1, &step, index + 2 < end ? &after : NULL);
             }
             return ingot_cuda_rope(walk, &step);
-        case INGOT_OPCODE_ATTENTION: return ingot_cuda_attention(walk, index, NULL);
+        case INGOT_OPCODE_ATTENTION: return ingot_cuda_attention(walk, index, NULL, followed ? &next : NULL);
         default: return ingot_cuda_elements(walk, &step);
     }
 }
@@ -65,7 +66,7 @@ static ingot_status launch_picks(const cuda_walk *walk) {
 }
 
 static ingot_status launch_all(cuda_session *session, const ingot_backend_pass *pass) {
-    cuda_walk walk = {session, pass, UINT32_MAX};
+    cuda_walk walk = {session, pass, UINT32_MAX, 0};
     const uint32_t end = pass->first + pass->count;
     uint32_t done = 1;
     bool ends_with_logits = false;

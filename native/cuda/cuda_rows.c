@@ -27,22 +27,24 @@ ingot_status ingot_cuda_embed(cuda_walk *walk, const cuda_step *step) {
     cuda_embed_args args = {.weight = ingot_cuda_weight(model, step->inputs[1]), .pass = ingot_cuda_at(session->pass)};
     args.out = ingot_cuda_at(ingot_cuda_tensor(session, step->outputs[0], &args.out_stride));
     const uint32_t threads = threads_for(dtype >= INGOT_DTYPE_Q8 ? (args.weight.k + 7) / 8 : args.weight.k);
-    return ingot_cuda_launch(session, model->kernels.embed[ingot_cuda_format(dtype)],
+    return ingot_cuda_launch(session,
+                             model->kernels.embed[ingot_cuda_format(&model->program->tensors[step->inputs[1]])],
                              ingot_cuda_rows(walk, step->outputs[0]), 1, 1, threads, &args, "embed");
 }
 
 /* Where int8 rows go. */
 static void want_codes(cuda_walk *walk, cuda_norm_args *args, uint32_t tensor, bool groups, bool tokens) {
     const cuda_session *session = walk->session;
+    walk->set = 0;
     if (groups) {
-        args->a = ingot_cuda_at(session->a);
-        args->a_scale = ingot_cuda_at(session->a_scale);
-        args->a_sum = ingot_cuda_at(session->a_sum);
+        args->a = session->codes_of[0].a;
+        args->a_scale = session->codes_of[0].a_scale;
+        args->a_sum = session->codes_of[0].a_sum;
     }
     if (tokens) {
-        args->token_a = ingot_cuda_at(session->token_a);
-        args->token_scale = ingot_cuda_at(session->token_scale);
-        args->token_sum = ingot_cuda_at(session->token_sum);
+        args->token_a = session->token_codes.a;
+        args->token_scale = session->token_codes.a_scale;
+        args->token_sum = session->token_codes.a_sum;
     }
     args->a_stride = session->model->padded_k;
     args->padded = (args->width + 127) / 128 * 128;

@@ -25,20 +25,25 @@ static void place_arenas(cuda_session *session, cuda_places *places) {
     session->selected_arena = place(places, plan->arena_bytes_per_selected * session->config.logits_rows);
 }
 
+static void place_codes(const cuda_session *session, cuda_places *places, uint64_t rows, cuda_codes *codes) {
+    const uint64_t k = session->model->padded_k;
+    codes->a = ingot_cuda_at(place(places, rows * k));
+    codes->a_scale = ingot_cuda_at(place(places, rows * k / 32 * sizeof(float)));
+    codes->a_sum = ingot_cuda_at(place(places, rows * k / 32 * sizeof(int32_t)));
+    codes->a_stride = (uint32_t)k;
+}
+
 static void place_scratch(cuda_session *session, cuda_places *places) {
     const cuda_model *model = session->model;
-    const uint64_t chunk = session->config.chunk, rows = session->config.logits_rows, k = model->padded_k;
+    const uint64_t chunk = session->config.chunk, rows = session->config.logits_rows;
     const uint64_t heads = model->widest_heads, head = model->widest_head;
     const uint64_t few = chunk < FEW ? chunk : FEW;
     const uint64_t segments = model->program->plan->vocabulary / CUDA_PICK_SEGMENT + 1;
     session->pass = place(places, 4 * (1 + chunk));
-    session->a = place(places, chunk * k);
-    session->a_scale = place(places, chunk * k / 32 * 4);
-    session->a_sum = place(places, chunk * k / 32 * 4);
+    place_codes(session, places, chunk, &session->codes_of[0]);
+    place_codes(session, places, few, &session->codes_of[1]); /* of passes that fuse */
     if (model->quantizes_tokens) {
-        session->token_a = place(places, chunk * k);
-        session->token_scale = place(places, chunk * k / 32 * 4);
-        session->token_sum = place(places, chunk * k / 32 * 4);
+        place_codes(session, places, chunk, &session->token_codes);
     }
     session->codes = place(places, chunk * heads * head);
     session->factors = place(places, 4 * chunk * heads);
@@ -68,7 +73,7 @@ static ingot_status allocate(cuda_session *session) {
         if (result == 0) result = driver->memory_set(session->state, 0, session->state_bytes);
     }
     if (result == 0) result = driver->host_allocate((void **)&session->host_pass, 4 * (1 + session->config.chunk), 0);
-    if (result == 0) result = driver->stream_create(&session->stream, CU_STREAM_NON_BLOCKING);
+    if (result == 0) result = driver->stream_create(&session->stream, CU_STREAM_BLOCKING);
     places = (cuda_places){session->memory, 0};
     place_arenas(session, &places);
     place_scratch(session, &places);
@@ -94,7 +99,8 @@ ingot_status ingot_cuda_session_open(void *opaque, const ingot_backend_session_c
     session->config = *config;
     session->config.states = session->states;
     const uint32_t spans = (config->capacity + CUDA_SPAN - 1) / CUDA_SPAN;
-    session->most_splits = spans < 1 ? 1 : (spans < CUDA_MOST_SPLITS ? spans : CUDA_MOST_SPLITS);
+    const uint32_t wanted = 4 * model->multiprocessors, most = wanted < CUDA_MOST_SPLITS ? wanted : CUDA_MOST_SPLITS;
+    session->most_splits = spans < 1 ? 1 : (spans < most ? spans : most);
     cu_context before;
     (void)model->driver->context_push(model->context);
     const ingot_status status = allocate(session);

@@ -105,11 +105,12 @@ static void drop_pages(const ingot_backend_program *program, uint64_t place, siz
                         POSIX_FADV_DONTNEED);
 }
 
-/* Into unified memory, which the host writes in place. */
+/* Into unified memory, which the host writes in place. It is the host's until it is filled: where host and device cannot
+ * use such memory at once, another model's kernels may be running meanwhile. */
 static ingot_status read_in_chunks(cuda_model *model) {
     const ingot_backend_program *program = model->program;
     ingot_status status = ingot_cuda_check(
-        model->driver, model->driver->memory_managed(&model->weights, program->weights_size, CU_ATTACH_GLOBAL),
+        model->driver, model->driver->memory_managed(&model->weights, program->weights_size, CU_ATTACH_HOST),
         "unified memory for the weights");
     if (status != INGOT_OK) {
         return status;
@@ -124,7 +125,9 @@ static ingot_status read_in_chunks(cuda_model *model) {
         }
         drop_pages(program, place, bytes);
     }
-    return INGOT_OK;
+    cu_result result = model->driver->stream_attach(NULL, model->weights, 0, CU_ATTACH_GLOBAL);
+    if (result == 0) result = model->driver->stream_synchronize(NULL);
+    return ingot_cuda_check(model->driver, result, "giving the weights to the device");
 }
 
 static ingot_status upload(cuda_model *model) {

@@ -20,11 +20,12 @@ enum {
     CUDA_FEW_TOKENS = 8,     /* tokens of one mma column tile: more of them are a prompt */
     CUDA_PROMPT_TILES = 8,   /* tiles of 16 rows of a block of the prompt kernel */
     CUDA_PROMPT_TOKENS = 64, /* its tokens */
+    CUDA_F16_COLUMNS = 4,    /* column tiles of a prompt with weights in f16 */
     CUDA_MOST_WARPS = 8,     /* of a block */
     CUDA_MOST_HEAD = 512,    /* d of an attention */
     CUDA_SPAN = 128,         /* positions that a block of an attention takes at once: its threads */
     CUDA_MOST_ROWS = 8,      /* query rows of a block of an attention */
-    CUDA_MOST_SPLITS = 32,   /* parts of the context */
+    CUDA_MOST_SPLITS = 64,   /* parts of the context */
     CUDA_PARTIAL = 2,        /* floats of a split's result before its sums: largest score, denominator */
     CUDA_MOST_PICKS = 64,
     CUDA_PICK_SEGMENT = 2048 /* logits that one block looks at */
@@ -44,6 +45,15 @@ typedef struct cuda_weight {
     int32_t delta;
     uint32_t codebook[8]; /* 32 int8 */
 } cuda_weight;
+
+/* Where rows of int8 go, with a scale and a sum per 32 k; a is NULL: not wanted. */
+typedef struct cuda_codes {
+    int8_t *a;
+    float *a_scale;
+    int32_t *a_sum;
+    uint32_t a_stride; /* int8 elements */
+    uint32_t reserved;
+} cuda_codes;
 
 typedef struct cuda_linear_part {
     cuda_weight weight;
@@ -69,6 +79,7 @@ typedef struct cuda_linear_args {
     uint32_t x_stride;
     uint32_t residual_stride;
     const float *residual; /* NULL: none */
+    cuda_codes next;       /* gated, of one token, a multiple of 128 columns: what the linear behind reads */
 } cuda_linear_args;
 
 enum { CUDA_NORM_NONE, CUDA_NORM_RMS, CUDA_NORM_LAYER };
@@ -135,6 +146,7 @@ typedef struct cuda_attention_args {
     uint32_t window, sinks;
     uint32_t splits;
     float scale;
+    cuda_codes next; /* merge alone, d a multiple of 32: what the linear behind reads */
 } cuda_attention_args;
 
 /* The best logits of rows of (rows, vocabulary): first of segments, then of those. A key is a logit above its id. */

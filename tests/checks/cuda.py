@@ -21,9 +21,7 @@ def compiled() -> None:
     library = build / "libingot_cuda.so"
     if not library.exists():
         raise StepError("no CUDA compiler: pip install nvidia-cuda-nvrtc-cu12==12.6.85")
-    table = build / "resources.csv"
-    kept = ROOT / "native" / "cuda" / "resources.csv"
-    run([sys.executable, ROOT / "native/cuda/compile.py", "--resources", table])
+    table, kept = build / "cuda" / "resources.csv", ROOT / "native" / "cuda" / "resources.csv"
     if table.read_text(encoding="utf-8") != kept.read_text(encoding="utf-8"):
         raise StepError(f"{kept} is not what the compiler says: {table}")
     script = (
@@ -73,5 +71,6 @@ def emulated() -> None:
         run([sys.executable, "-m", "ingot", "compress", stories, *options], environment)
     else:
         print("no folder 'shared' beside the repository: stories260k is not run")
+    print(run([sys.executable, ROOT / "tests" / "cuda" / "shapes.py"], environment).strip())
     script = ROOT / "tests" / "cuda" / "greedy_texts.py"
     print(run([sys.executable, script, str(TOKENS), *files], environment).strip())

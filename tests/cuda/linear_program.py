@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ingot.format import Dtype, Epilogue, LinearFlag, LinearParameters, Opcode, Rows
+from ingot.format import Dtype, Epilogue, Layout, LinearFlag, LinearParameters, Opcode, Rows
 from ingot.packing import WEIGHT_FORMATS, Quantized
 from tests.runtime.random_weights import make
 from tests.runtime.small_program import ProgramBuilder
@@ -33,14 +33,14 @@ FORMATS = [
 
 
 class _Cases:
-    def __init__(self, dtype: Dtype, group: int, sparse: bool) -> None:
+    def __init__(self, dtype: Dtype, group: int, sparse: bool, layout: Layout) -> None:
         self.b = ProgramBuilder(chunk=32)
-        self.dtype, self.group, self.sparse = dtype, group, sparse
+        self.dtype, self.group, self.sparse, self.layout = dtype, group, sparse, layout
         self.seed = 0
 
     def random(self, n: int, k: int, sparse: bool) -> Quantized:
         self.seed += 1
-        return make(self.dtype, self.group, n, k, self.seed, sparse=sparse)
+        return make(self.dtype, self.group, n, k, self.seed, self.layout, sparse)
 
     def weight(self, n: int, k: int) -> str:
         return self.b.weight(f"w{len(self.b.names)}", self.random(n, k, self.sparse))
@@ -80,9 +80,11 @@ class _Cases:
         self.linear(x, k, (40,), epilogue=Epilogue.GELU_TANH_GATE)
 
 
-def linear_program(path: Path, dtype: Dtype, group: int, sparse: bool = False) -> Path:
+def linear_program(
+    path: Path, dtype: Dtype, group: int, sparse: bool = False, layout: Layout = Layout.T16
+) -> Path:
     """Write the program: rows of 40 and of two superblocks and a part of one."""
-    cases = _Cases(dtype, group, sparse)
+    cases = _Cases(dtype, group, sparse, layout)
     cases.b.tokens("ids")
     known = WEIGHT_FORMATS[dtype]
     longest = (group or 32) * known.superblock * 2 + 40

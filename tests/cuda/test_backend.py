@@ -159,6 +159,31 @@ def test_passes_of_few_tokens_are_graphs(
     assert "launch prompt_q8" in launched
 
 
+def logits_of(session: Session, tokens: list[int], alone: bool) -> bytes:
+    """Run a pass, whole or one instruction after the other, and return the logits' bytes."""
+    count = session.model.record.instruction_count
+    for first in range(count) if alone else (0,):
+        session.run(tokens, first=first, count=1 if alone else count)
+    session.position += len(tokens)
+    return session.read(session.model.record.output, 1).tobytes()
+
+
+def same_fused(open_session: Open, path: Path, kv: str) -> bool:
+    whole, single = (open_session(path, chunk=32, kv=kv) for _ in range(2))
+    for tokens in ([1], [5, 6, 7], PROMPT, [2], [3]):
+        if logits_of(whole, tokens, False) != logits_of(single, tokens, True):
+            return False
+    return whole.state_read(0) == single.state_read(0)
+
+
+def test_fused_instructions_give_the_same_bits(
+    open_session: Open, lantern_ingot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert same_fused(open_session, lantern_ingot, "kv8")
+    monkeypatch.setenv("INGOT_PLANT", "6")  # a scale of 16 k where there is one of 32
+    assert not same_fused(open_session, lantern_ingot, "kv8")
+
+
 def test_one_token_needs_few_launches(
     open_session: Open, lantern_ingot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,8 +194,10 @@ def test_one_token_needs_few_launches(
     session.run([1], picks=1)
     kernels = [line.split()[1] for line in log.read_text().splitlines() if "capture " in line]
     layers = 6
-    # Without a norm before them: what the output and the down projection read.
-    assert kernels.count("normalize") == layers * 4 + 1
+    # The merge makes what the output projection reads, the gate what the down projection reads.
+    assert kernels.count("normalize") == layers * 2 + 1
+    # Besides the linears: embed, two norms and three of attention per layer, the end.
+    assert len([kernel for kernel in kernels if "gemv" not in kernel]) == 1 + layers * 5 + 2 + 2
     assert kernels.count("prepare_kv8") == layers
     assert kernels.count("attend_kv8_2") == layers
 

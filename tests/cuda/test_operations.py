@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingot.container import Container
-from ingot.format import Dtype, RopeStyle
+from ingot.format import Dtype, Layout, RopeStyle
 from ingot.reference import ReferenceSession
 from tests.cuda.conftest import Open
 from tests.cuda.linear_program import FORMATS, linear_program
@@ -34,6 +34,48 @@ def test_linear_and_embed(
     # Sparse weights have nothing of their own but the way to a block: one kernel of each kind.
     passes = [[3], [9, 1, 4], list(range(10, 27))] if sparse else PASSES
     assert not check(open_session, path, passes)
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize(("dtype", "group"), [(Dtype.Q8, 32), (Dtype.Q4, 64), (Dtype.C4, 32)])
+def test_the_layout_for_i8mm(
+    open_session: Open, tmp_path: Path, dtype: Dtype, group: int, sparse: bool
+) -> None:
+    path = linear_program(tmp_path / "x.ingot", dtype, group, sparse, Layout.T16_K8)
+    assert not check(open_session, path, [[3], [9, 1, 4], list(range(10, 27))])
+
+
+# What stands in formats.cuh, few.cu and prompt.cu: by format, and by sparsity.
+PLANTS = [
+    ("7", Dtype.Q6, 32, False),  # a pair of bits twice
+    ("8", Dtype.C5, 32, False),  # the fifth bit
+    ("9", Dtype.C3, 32, False),  # the last triple's upper bit
+    ("10", Dtype.C2, 32, False),  # a quad twice
+    ("10", Dtype.T2, 0, False),
+    ("11", Dtype.C4, 32, False),  # the shift
+    ("12", Dtype.Q4Z, 32, False),  # the zero of another row
+    ("13", Dtype.Q8, 32, False),  # a short superblock is skipped
+    ("14", Dtype.Q4, 64, False),  # the scales of the first group for all
+    ("15", Dtype.C4, 32, True),  # the list of a sparse tile
+    ("16", Dtype.Q8, 32, False),  # a token
+    ("17", Dtype.Q8, 32, False),  # a column
+]
+
+
+@pytest.mark.parametrize(("plant", "dtype", "group", "sparse"), PLANTS)
+def test_planted_faults_of_formats_are_seen(
+    open_session: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: str,
+    dtype: Dtype,
+    group: int,
+    sparse: bool,
+) -> None:
+    path = linear_program(tmp_path / "x.ingot", dtype, group, sparse)
+    monkeypatch.setenv("INGOT_PLANT", plant)
+    found = check(open_session, path, [[3], [2, 8, 8, 1, 0, 3, 11, 30], list(range(10, 27))])
+    assert any("linear" in line for line in found)
 
 
 @pytest.mark.parametrize(

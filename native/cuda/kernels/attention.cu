@@ -408,5 +408,8 @@ KERNEL(merge, cuda_attention_args, PREPARE_THREADS) {
             sum += first[i * step + CUDA_PARTIAL + c] * expf(first[i * step] - best);
         }
         out[c] = sum / total;
+        if (args.next.a != 0) {
+            store_codes(args.next, sum / total, warp_largest(fabsf(sum / total)), head * args.d + c, token);
+        }
     }
 }

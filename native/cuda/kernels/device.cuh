@@ -14,8 +14,10 @@
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define UNROLL _Pragma("unroll")
 #define PLANTED(fault) 0
-#define KERNEL(name, args_type, threads) \
-    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ args_type args)
+#define KERNEL(name, args_type, threads) RESIDENT_KERNEL(name, args_type, threads, 1)
+/* So that `blocks` of them fit a multiprocessor at once: bounds the registers. */
+#define RESIDENT_KERNEL(name, args_type, threads, blocks) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ args_type args)
 
 /* Weights are read once: they must not push out the activations. */
 DEVICE uint4 stream16(const void *from) {
@@ -149,6 +151,18 @@ DEVICE int32_t int8_code(float x, float inverse) {
 }
 DEVICE float code_factor(float largest) { return largest >= 1e-30f ? 127.0f / largest : 0.0f; }
 DEVICE float code_scale(float largest) { return largest >= 1e-30f ? largest / 127.0f : 0.0f; }
+
+/* Element i of row `row`, one of the 32 k of a warp's lanes, with their largest magnitude given. */
+DEVICE void store_codes(const cuda_codes &to, float value, float largest, uint32_t i, uint32_t row) {
+    const int32_t code = int8_code(value, code_factor(largest));
+    const int32_t sum = warp_sum(code);
+    const uint64_t first = (uint64_t)row * to.a_stride;
+    to.a[first + i] = (int8_t)code;
+    if (LANE == 0) {
+        to.a_scale[first / 32 + i / 32] = code_scale(largest);
+        to.a_sum[first / 32 + i / 32] = sum;
+    }
+}
 
 /* Activation functions, by ingot_activation_kind; of the gates by ingot_epilogue, which has the same first two. */
 DEVICE float activate(uint32_t kind, float x) {

@@ -50,10 +50,10 @@ DEVICE void look_up16(const uint32_t *table, uint32_t word, uint32_t &low, uint3
 }
 
 /* Of a format: head bytes of a tile, meta bytes of a group, code bytes of a block, chunks that a unit reads, its scales,
- * and whether its int8 have a sign. */
+ * whether its int8 have a sign; and whether its layout is T16_K8. */
 #define FORMAT(head, meta, codes, loads, scale, with_sign)                            \
     static constexpr uint32_t HEAD = head, META = meta, CODES = codes, SCALE = scale; \
-    static constexpr int LOADS = loads, SIGNED = with_sign
+    static constexpr int LOADS = loads, SIGNED = with_sign, K8 = 0
 
 struct format_q8 {
     FORMAT(0, 32, 512, 2, SCALE_HALF, 1);
@@ -71,7 +71,7 @@ struct format_q6 {
     MEMBER void unpack(const cuda_weight &, const uint32_t *word, uint32_t unit, uint32_t &low, uint32_t &high) {
         const uint32_t pairs = word[1] >> 4 * (unit % 2);
         low = (word[0] & LOW_NIBBLES) | (pairs & PAIRS) << 4;
-        high = (word[0] >> 4 & LOW_NIBBLES) | (pairs >> 2 & PAIRS) << 4;
+        high = (word[0] >> 4 & LOW_NIBBLES) | (pairs >> (PLANTED(7) ? 0 : 2) & PAIRS) << 4;
     }
 };
 struct format_c5 {
@@ -80,7 +80,7 @@ struct format_c5 {
     MEMBER uint32_t chunk(uint32_t unit, uint32_t load) { return load == 0 ? unit : 4; }
     MEMBER void unpack(const cuda_weight &w, const uint32_t *word, uint32_t unit, uint32_t &low, uint32_t &high) {
         const uint32_t bits = word[1] >> 2 * unit;
-        low = look_up32(w.codebook, (word[0] & LOW_NIBBLES) | (bits & BITS) << 4);
+        low = look_up32(w.codebook, (word[0] & LOW_NIBBLES) | (PLANTED(8) ? 0 : bits & BITS) << 4);
         high = look_up32(w.codebook, (word[0] >> 4 & LOW_NIBBLES) | (bits >> 1 & BITS) << 4);
     }
 };
@@ -112,7 +112,7 @@ struct format_c3 {
         uint32_t first = word[0], second = word[0] >> 3;
         if (unit == 3) {
             first = (word[0] >> 6 & PAIRS) | (word[2] >> 6 & BITS) << 2;
-            second = (word[1] >> 6 & PAIRS) | (word[2] >> 7 & BITS) << 2;
+            second = (word[1] >> 6 & PAIRS) | (word[2] >> (PLANTED(9) ? 6 : 7) & BITS) << 2;
         }
         low = look_up8(w.codebook, first);
         high = look_up8(w.codebook, second);
@@ -123,7 +123,7 @@ struct pairs {
     MEMBER uint32_t chunk(uint32_t unit, uint32_t) { return unit / 2; }
     MEMBER void unpack(const cuda_weight &, const uint32_t *word, uint32_t unit, uint32_t &low, uint32_t &high) {
         low = word[0] >> 4 * (unit % 2) & PAIRS;
-        high = word[0] >> (4 * (unit % 2) + 2) & PAIRS;
+        high = word[0] >> (4 * (unit % 2) + (PLANTED(10) ? 0 : 2)) & PAIRS;
     }
 };
 struct format_c2 : pairs {
@@ -138,7 +138,77 @@ struct format_t2 : pairs {
     FORMAT(64, 0, 128, 1, SCALE_NONE, 0);
 };
 
-#define INGOT_CUDA_INT8_FORMATS(X) X(q8) X(q6) X(c5) X(q4) X(q4z) X(c4) X(c3) X(c2) X(t2)
+/* The same in layout T16_K8; what is read of it is put in the order of T16 at once. */
+struct format_q8_k8 : format_q8 {
+    static constexpr int K8 = 1;
+};
+struct format_q4_k8 : format_q4 {
+    static constexpr int K8 = 1;
+};
+struct format_c4_k8 : format_c4 {
+    static constexpr int K8 = 1;
+};
+
+#define INGOT_CUDA_INT8_FORMATS(X) \
+    X(q8) X(q6) X(c5) X(q4) X(q4z) X(c4) X(c3) X(c2) X(t2) X(q8_k8) X(q4_k8) X(c4_k8)
+
+/* ---- the words of a unit, by row ---- */
+
+/* From 8 k of one row in two words, low or high nibbles, to the word that T16 has for it. */
+DEVICE uint32_t join_nibbles(uint32_t first, uint32_t second, bool high) {
+    return high ? (first >> 4 & LOW_NIBBLES) | (second & ~LOW_NIBBLES) : (first & LOW_NIBBLES) | (second & LOW_NIBBLES) << 4;
+}
+
+/* Rows 4 * quad to 4 * quad + 3. */
+template <class F>
+DEVICE void load4(const uint8_t *codes, uint32_t unit, uint32_t quad, uint4 (&code)[F::LOADS]) {
+    UNROLL
+    for (int i = 0; i < F::LOADS; i++) {
+        code[i] = uint4{0, 0, 0, 0};
+        if (F::reads(unit, i)) code[i] = stream16(codes + 64 * F::chunk(unit, i) + 16 * quad);
+    }
+    if (!F::K8) return;
+    const uint4 v = code[0], u = code[F::LOADS - 1];
+    if (F::LOADS == 2) { /* q8: rows 0 and 1 in the first chunk, 2 and 3 in the second, a row's quads side by side */
+        code[0] = uint4{v.x, v.z, u.x, u.z};
+        code[F::LOADS - 1] = uint4{v.y, v.w, u.y, u.w};
+    } else {
+        code[0] = uint4{join_nibbles(v.x, v.y, false), join_nibbles(v.z, v.w, false), join_nibbles(v.x, v.y, true),
+                        join_nibbles(v.z, v.w, true)};
+    }
+}
+
+/* Rows 2 * pair and 2 * pair + 1, from global memory that is read once, or from shared memory. */
+template <class F, bool streams>
+DEVICE void load2(const uint8_t *codes, uint32_t unit, uint32_t pair, uint2 (&code)[F::LOADS]) {
+    if (F::K8) {
+        const uint8_t *from = codes + 64 * (F::LOADS == 2 ? 2 * unit + pair % 2 : unit) + 16 * (pair / 2);
+        const uint4 v = streams ? stream16(from) : *(const uint4 *)from;
+        const bool high = pair % 2 != 0;
+        if (F::LOADS == 2) {
+            code[0] = uint2{v.x, v.z};
+            code[F::LOADS - 1] = uint2{v.y, v.w};
+        } else {
+            code[0] = uint2{join_nibbles(v.x, v.y, high), join_nibbles(v.z, v.w, high)};
+        }
+        return;
+    }
+    UNROLL
+    for (int i = 0; i < F::LOADS; i++) {
+        const uint8_t *from = codes + 64 * F::chunk(unit, i) + 8 * pair;
+        code[i] = uint2{0, 0};
+        if (F::reads(unit, i)) code[i] = streams ? stream8(from) : *(const uint2 *)from;
+    }
+}
+
+/* One row. */
+template <class F>
+DEVICE void load1(const uint8_t *codes, uint32_t unit, uint32_t row, uint32_t (&word)[F::LOADS]) {
+    uint2 code[F::LOADS];
+    load2<F, false>(codes, unit, row / 2, code);
+    UNROLL
+    for (int i = 0; i < F::LOADS; i++) word[i] = row % 2 ? code[i].y : code[i].x;
+}
 
 /* ---- scales: of a few neighbouring rows of a group ---- */
 
@@ -164,7 +234,7 @@ DEVICE group_meta load_meta(const uint8_t *meta, uint32_t row) {
     } else if (F::SCALE != SCALE_NONE) {
         found.first = load_bytes<count>(meta + row);
     }
-    if (F::SCALE == SCALE_HALF_ZERO) found.zeros = load_bytes<count>(meta + 32 + row);
+    if (F::SCALE == SCALE_HALF_ZERO) found.zeros = load_bytes<count>(meta + 32 + (PLANTED(12) ? 0 : row));
     return found;
 }
 
@@ -186,17 +256,22 @@ DEVICE row_scale scale_of(const cuda_weight &w, const group_meta &meta, uint32_t
     } else if (F::SCALE == SCALE_SUB_SHIFT) {
         const int32_t byte = (int8_t)(meta.first >> 8 * i & 0xffu);
         found.scale = (float)(byte >> 1);
-        found.offset = (byte & 1) * w.delta;
+        found.offset = PLANTED(11) ? 0 : (byte & 1) * w.delta;
     }
     return found;
 }
 
 /* What a group of 32 k adds: whole numbers times scales are rounded once, as on the CPU. */
 template <class F>
-DEVICE float add_group(float sum, int32_t dot, float scale, float a_scale) {
-    if (F::SCALE == SCALE_HALF || F::SCALE == SCALE_HALF_ZERO) return fmaf((float)dot, scale * a_scale, sum);
-    return fmaf((float)dot * scale, a_scale, sum);
+DEVICE float add_group(float sum, float dot, float scale, float a_scale) {
+    if (F::SCALE == SCALE_HALF || F::SCALE == SCALE_HALF_ZERO) return fmaf(dot, scale * a_scale, sum);
+    return fmaf(dot * scale, a_scale, sum);
 }
+
+/* Sums of an mma as floats without a conversion: they start at the bits of 1.5 * 2^23, so that their bits are those of a
+ * float 1.5 * 2^23 above; all are below 2^22 (255 * 127 * 32 and less). */
+#define SUM_START 0x4b400000
+DEVICE float sum_of(int32_t started) { return bits_to_float((uint32_t)started) - 12582912.0f; }
 
 /* The row's scale where the format has one, else 1. */
 template <class F>
@@ -222,7 +297,7 @@ template <class F>
 DEVICE tile_view open_tile(const cuda_weight &w, uint32_t tile) {
     tile_view view;
     const uint32_t supers = (w.blocks + (1u << w.super_shift) - 1) >> w.super_shift;
-    view.blocks = w.blocks;
+    view.blocks = PLANTED(13) ? w.blocks >> w.super_shift << w.super_shift : w.blocks;
     view.stored = supers;
     view.list = 0;
     view.head = w.data + tile * w.tile_bytes;
@@ -252,7 +327,7 @@ DEVICE block_place place_in(const cuda_weight &w, const tile_view &view, uint32_
     const uint8_t *start = view.first + (uint64_t)stored * w.super_bytes;
     block_place place;
     place.index = (index << w.super_shift) + inner;
-    place.meta = start + (inner >> w.group_shift) * F::META;
+    place.meta = start + (PLANTED(14) ? 0 : inner >> w.group_shift) * F::META;
     uint32_t before = F::META == 0 ? 0 : 64;
     if (F::META == 48) { /* two groups or four of them need another chunk */
         const uint32_t most = 1u << (w.super_shift - w.group_shift);
@@ -267,7 +342,7 @@ DEVICE block_place place_in(const cuda_weight &w, const tile_view &view, uint32_
 template <class F>
 DEVICE block_place find_block(const cuda_weight &w, const tile_view &view, uint32_t j) {
     const uint32_t stored = j >> w.super_shift, inner = j & ((1u << w.super_shift) - 1);
-    return place_in<F>(w, view, stored, view.list != 0 ? list_entry(view, stored) : stored, inner);
+    return place_in<F>(w, view, stored, view.list != 0 && !PLANTED(15) ? list_entry(view, stored) : stored, inner);
 }
 
 #endif

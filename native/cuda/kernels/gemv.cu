@@ -12,7 +12,8 @@
 
 template <class F>
 struct gemv_turn {
-    static constexpr int AHEAD = F::LOADS == 1 ? 4 : 2; /* turns whose loads are under way together */
+    /* Turns whose loads are under way together, as many as registers allow. */
+    static constexpr int AHEAD = F::SCALE == SCALE_NONE || (F::SCALE == SCALE_HALF && F::LOADS == 1 && !F::K8) ? 4 : 2;
     uint4 code[F::LOADS];
     group_meta meta;
     uint2 a;
@@ -24,11 +25,7 @@ template <class F>
 DEVICE gemv_turn<F> load_turn(const cuda_linear_args &args, const cuda_weight &w, const tile_view &view, uint32_t j) {
     const block_place place = find_block<F>(w, view, smaller(j, view.blocks - 1));
     gemv_turn<F> turn;
-    UNROLL
-    for (int i = 0; i < F::LOADS; i++) {
-        turn.code[i] = uint4{0, 0, 0, 0};
-        if (F::reads(UNIT, i)) turn.code[i] = stream16(place.codes + 64 * F::chunk(UNIT, i) + 16 * QUAD);
-    }
+    load4<F>(place.codes, UNIT, QUAD, turn.code);
     turn.meta = load_meta<F, 1>(place.meta, ROW);
     turn.a = *(const uint2 *)(args.a + 32 * place.index + 8 * UNIT);
     turn.a_scale = F::SCALE == SCALE_NONE ? 1.0f : args.a_scale[place.index];
@@ -61,7 +58,7 @@ DEVICE float add_turn(const cuda_weight &w, const gemv_turn<F> &turn, float sum)
                            : dot4_unsigned(dot4_unsigned(0, low, turn.a.x), high, turn.a.y);
     }
     const row_scale s = scale_of<F>(w, turn.meta, 0);
-    return add_group<F>(sum, share_rows(dot) + s.offset * turn.a_sum, s.scale, turn.a_scale);
+    return add_group<F>(sum, (float)(share_rows(dot) + s.offset * turn.a_sum), s.scale, turn.a_scale);
 }
 
 /* Sums of this warp's share of a tile into sums[16 * warp + row], which is shared. */
@@ -90,28 +87,39 @@ DEVICE float add_warps(const float *sums, uint32_t row) {
     return total;
 }
 
+enum { TILE_SUMS = 16 * CUDA_MOST_WARPS };
+
+/* A unit, or where the next linear's int8 rows are made here two of them, since 32 k have one scale. */
 template <class F>
 DEVICE void gemv(const cuda_linear_args &args) {
-    SHARED(float, sums, 2 * 16 * CUDA_MOST_WARPS);
-    const cuda_linear_part &part = part_of(args, blockIdx.x);
-    const uint32_t unit = blockIdx.x - part.first_unit, row = threadIdx.x;
+    SHARED(float, sums, 4 * TILE_SUMS); /* (unit, gate or up, warp, row) */
+    const uint32_t together = args.next.a != 0 ? 2 : 1;
+    const cuda_linear_part &part = part_of(args, blockIdx.x * together);
+    const uint32_t unit = blockIdx.x * together - part.first_unit;
     const bool gated = args.epilogue != 0;
-    const uint32_t tile = gated ? 2 * unit : unit;
-    gemv_tile<F>(args, part.weight, tile, sums);
-    if (gated) gemv_tile<F>(args, part.weight, tile + 1, sums + 16 * CUDA_MOST_WARPS);
+    for (uint32_t u = 0; u < together; u++) {
+        const uint32_t tile = gated ? 2 * (unit + u) : unit + u;
+        gemv_tile<F>(args, part.weight, tile, sums + 2 * u * TILE_SUMS);
+        if (gated) gemv_tile<F>(args, part.weight, tile + 1, sums + (2 * u + 1) * TILE_SUMS);
+    }
     sync_block();
-    if (row >= 16) return;
-    const float sum = finish_sum<F>(args, part.weight, tile, row, 0, add_warps(sums, row));
+    if (threadIdx.x >= 16 * together) return;
+    const uint32_t row = threadIdx.x % 16, own = unit + threadIdx.x / 16, tile = gated ? 2 * own : own;
+    const float *own_sums = sums + 2 * (own - unit) * TILE_SUMS;
+    const float sum = finish_sum<F>(args, part.weight, tile, row, 0, add_warps(own_sums, row));
     if (!gated) {
-        store_sum(args, part, 0, 16 * unit + row, sum);
+        store_sum(args, part, 0, 16 * own + row, sum);
         return;
     }
-    const float up = add_warps(sums + 16 * CUDA_MOST_WARPS, row);
-    store_gated(args, part, 0, 16 * unit + row, sum, finish_sum<F>(args, part.weight, tile + 1, row, 0, up));
+    const float up = finish_sum<F>(args, part.weight, tile + 1, row, 0, add_warps(own_sums + TILE_SUMS, row));
+    const float value = store_gated(args, part, 0, 16 * own + row, sum, up);
+    if (args.next.a == 0) return;
+    const float largest = warp_largest(PLANTED(6) && LANE > 15 ? 0.0f : fabsf(value));
+    store_codes(args.next, value, largest, 16 * own + row, 0);
 }
 
 #define GEMV(name) \
-    KERNEL(gemv_##name, cuda_linear_args, 32 * CUDA_MOST_WARPS) { gemv<format_##name>(args); }
+    RESIDENT_KERNEL(gemv_##name, cuda_linear_args, 32 * CUDA_MOST_WARPS, 4) { gemv<format_##name>(args); }
 INGOT_CUDA_INT8_FORMATS(GEMV)
 
 /* ---- f16: float activations; a lane's unit is four chunks, 8 k of 4 rows ---- */

@@ -19,10 +19,11 @@ DEVICE void store_sum(const cuda_linear_args &args, const cuda_linear_part &part
     if (args.residual != 0) sum += args.residual[(uint64_t)token * args.residual_stride + column];
     part.out[(uint64_t)token * part.out_stride + column] = sum;
 }
-DEVICE void store_gated(const cuda_linear_args &args, const cuda_linear_part &part, uint32_t token, uint32_t column,
-                        float gate, float up) {
-    if (token >= args.m || column >= part.width) return;
-    part.out[(uint64_t)token * part.out_stride + column] = activate(args.epilogue, gate) * up;
+DEVICE float store_gated(const cuda_linear_args &args, const cuda_linear_part &part, uint32_t token, uint32_t column,
+                         float gate, float up) {
+    const float value = activate(args.epilogue, gate) * up;
+    if (token < args.m && column < part.width) part.out[(uint64_t)token * part.out_stride + column] = value;
+    return value;
 }
 
 /* What is left to multiply a finished sum with. */

