@@ -242,6 +242,11 @@ void ingot_vulkan_session_close(void *closed) {
         ingot_vulkan_buffer_close(device, &session->states[i].buffer);
     }
     ingot_vulkan_transfer_close(device, &session->transfer);
+#ifdef INGOT_PLANT /* a fence that is left behind: the validation layer must tell */
+    if (ingot_vulkan_setting("PLANT", 0) == 20) {
+        session->fence = VK_NULL_HANDLE;
+    }
+#endif
     device->vk.DestroyFence(device->device, session->fence, NULL);
     device->vk.DestroyCommandPool(device->device, session->command_pool, NULL);
     device->vk.DestroyDescriptorPool(device->device, session->set_pool, NULL);

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -13,7 +15,7 @@ import pytest
 
 from ingot.container import Container
 from ingot.format import Dtype, Opcode
-from tests.conftest import tool
+from tests.conftest import REPOSITORY, tool
 from tests.runtime.small_program import VOCABULARY, every_op
 from tests.vulkan.backend_driver import Backend, BackendModel, BackendSession, opcodes
 from tests.vulkan.linear_program import check_session
@@ -90,3 +92,37 @@ def test_a_fault_is_found(
     path = every_op(tmp_path / "plant.ingot", Dtype.Q8, 32, context=640)
     with Container(path) as container:
         assert not agrees(broken, container)
+
+
+LEAK = """
+import sys
+from pathlib import Path
+from ingot.container import Container
+from tests.vulkan.backend_driver import Backend, BackendError, BackendModel, BackendSession
+
+backend = Backend(Path(sys.argv[1]))
+with Container(sys.argv[2]) as container, BackendModel(backend, container) as model:
+    BackendSession(model).close()
+try:
+    backend.devices()
+except BackendError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("plant", "message"), [(0, ""), (20, "the validation layer has 1 messages")]
+)
+def test_the_layer_is_heard(
+    broken: Backend, native_build: Path, tmp_path: Path, plant: int, message: str
+) -> None:
+    """A fence that nobody destroys is reported by the first call after; in a process of its own."""
+    path = every_op(tmp_path / "leak.ingot", Dtype.Q8, 32)
+    library = native_build / "libingot_vulkan_broken.so"
+    command = [sys.executable, "-c", LEAK, str(library), str(path)]
+    environment = {**os.environ, "INGOT_VULKAN_PLANT": str(plant)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert message in done.stdout and bool(message) == bool(done.stdout.strip())

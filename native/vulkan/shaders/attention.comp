@@ -29,7 +29,8 @@ shared uint queries[ROWS * MOST_D / 4];
 shared float factors[ROWS];
 #endif
 shared float weights[ROWS * 64];
-shared float reduced[64];
+shared float reduced[ROWS * 64];
+shared float eighths[ROWS * 8];
 shared float parts[64 * ROWS];
 
 uint rows_of_head() { return M * QUERY_GROUP; }
@@ -156,30 +157,28 @@ uint element_of(uint w, uint e) {
 #endif
 }
 
-float largest_of_lanes(float value, uint lane) {
-    barrier();
-    reduced[lane] = value;
-    barrier();
-    for (uint step = 32u; step > 0u; step >>= 1) {
-        if (lane < step) {
-            reduced[lane] = larger(reduced[lane], reduced[lane + step]);
-        }
-        barrier();
-    }
-    return reduced[0];
-}
+float combined(float a, float b, bool adding) { return adding ? a + b : larger(a, b); }
 
-float sum_of_lanes(float value, uint lane) {
-    barrier();
-    reduced[lane] = value;
-    barrier();
-    for (uint step = 32u; step > 0u; step >>= 1) {
-        if (lane < step) {
-            reduced[lane] += reduced[lane + step];
-        }
-        barrier();
+// The largest of all lanes' values, or their sum, for each row, in every lane: two barriers for all rows.
+void combine_lanes(inout float values[ROWS], uint lane, bool adding) {
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        reduced[r * 64u + lane] = values[r];
     }
-    return reduced[0];
+    barrier();
+    if (lane < 8u * ROWS) {
+        float value = reduced[8u * lane];
+        [[unroll]] for (uint i = 1u; i < 8u; i++) {
+            value = combined(value, reduced[8u * lane + i], adding);
+        }
+        eighths[lane] = value;
+    }
+    barrier();
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+        values[r] = eighths[8u * r];
+        [[unroll]] for (uint i = 1u; i < 8u; i++) {
+            values[r] = combined(values[r], eighths[8u * r + i], adding);
+        }
+    }
 }
 
 void store(uint kv_head, uint row, uint split, uint element, float value) {
@@ -220,20 +219,24 @@ void main() {
             continue;
         }
         const uint keys = block * BLOCK_WORDS + kv_head * HEAD_WORDS, values = keys + KEY_WORDS;
-        float scores[ROWS], corrections[ROWS];
+        float scores[ROWS], here[ROWS];
+        bool seen[ROWS];
         score(keys, lane, scores);
+        [[unroll]] for (uint r = 0u; r < ROWS; r++) {
+            seen[r] = sees(pass_position + min(first_row + r, last_row) / QUERY_GROUP, block * 64u + lane);
+            here[r] = seen[r] ? scores[r] : NOTHING;
+        }
+        combine_lanes(here, lane, false);
         const float factor = value_scale(values, lane);
         [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-            const uint row = min(first_row + r, last_row);
-            const bool seen = sees(pass_position + row / QUERY_GROUP, block * 64u + lane);
-            const float before = most[r], here = largest_of_lanes(seen ? scores[r] : NOTHING, lane);
-            most[r] = larger(here, before);
-            const float weight = seen ? exact_exp(scores[r] - most[r]) : 0.0;
-            corrections[r] = before > NOTHING ? exact_exp(before - most[r]) : 0.0;
-            total[r] = total[r] * corrections[r] + weight; // of this lane's positions
-            weights[r * 64u + lane] = seen ? weight * factor : 0.0;
+            const float before = most[r];
+            most[r] = larger(here[r], before);
+            const float weight = seen[r] ? exact_exp(scores[r] - most[r]) : 0.0;
+            const float correction = before > NOTHING ? exact_exp(before - most[r]) : 0.0;
+            total[r] = total[r] * correction + weight; // of this lane's positions
+            weights[r * 64u + lane] = seen[r] ? weight * factor : 0.0;
             [[unroll]] for (uint e = 0u; e < PER_WORD; e++) {
-                sums[r][e] *= corrections[r];
+                sums[r][e] *= correction;
             }
         }
         barrier();
@@ -252,9 +255,7 @@ void main() {
             }
         }
     }
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-        total[r] = sum_of_lanes(total[r], lane);
-    }
+    combine_lanes(total, lane, true);
     [[unroll]] for (uint e = 0u; e < PER_WORD; e++) {
         barrier();
         [[unroll]] for (uint r = 0u; r < ROWS; r++) {

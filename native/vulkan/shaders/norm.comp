@@ -18,20 +18,26 @@ layout(binding = 4) readonly buffer Weight { float weight[]; };
 layout(binding = 5) writeonly buffer Out { float y[]; };
 
 shared float parts[128];
+shared float eights[16];
 
 // The sum of a value of each lane, in every lane.
 float total_of(float value) {
     const uint lane = gl_LocalInvocationID.x;
-    barrier();
     parts[lane] = value;
     barrier();
-    for (uint step = 64u; step > 0u; step >>= 1) {
-        if (lane < step) {
-            parts[lane] += parts[lane + step];
+    if (lane < 16u) {
+        float sum = parts[8u * lane];
+        [[unroll]] for (uint i = 1u; i < 8u; i++) {
+            sum += parts[8u * lane + i];
         }
-        barrier();
+        eights[lane] = sum;
     }
-    return parts[0];
+    barrier();
+    float total = eights[0];
+    [[unroll]] for (uint i = 1u; i < 16u; i++) {
+        total += eights[i];
+    }
+    return total;
 }
 
 void main() {
