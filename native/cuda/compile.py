@@ -40,6 +40,7 @@ __all__ = [
     "compile_all",
     "embedded",
     "find_compiler",
+    "ptx_version",
     "resource_rows",
     "resource_table",
     "sources_digest",
@@ -272,6 +273,20 @@ def embedded(compiled: Sequence[Compiled], name: str) -> str:
     lines.append(f"const size_t ingot_cuda_image_count = {len(compiled)};")
     lines.append(f'const char *const ingot_cuda_compiler = "{name}";')
     return "\n".join(lines) + "\n"
+
+
+def ptx_version(embedded_code: str) -> tuple[int, int]:
+    """Return the newest version of PTX that a file made by `embedded` holds.
+
+    Raises: ValueError if it holds none.
+    """
+    found = []
+    for numbers in re.findall(r"\[\] = \{\n([\d,\n]+)\};", embedded_code):
+        start = bytes(int(word) for word in numbers[:4000].split(",")[:600] if word.strip())
+        version = re.search(rb"^\.version (\d+)\.(\d+)", start, re.MULTILINE)
+        if version is not None:
+            found.append((int(version.group(1)), int(version.group(2))))
+    return max(found)
 
 
 def write_if_changed(path: Path, content: str) -> None:

@@ -32,16 +32,20 @@ ingot_status ingot_cuda_check(const ingot_cuda_driver *driver, cu_result result,
                            what, name, text);
 }
 
-static ingot_cuda_driver driver;
+ingot_status ingot_cuda_settle(const ingot_cuda_driver *driver, cu_result result, const char *what) {
+    return ingot_cuda_check(driver, result == 0 ? driver->stream_synchronize(NULL) : result, what);
+}
+
+static ingot_cuda_driver own_driver;
 static char missing[400]; /* why there is none */
 static pthread_once_t opened = PTHREAD_ONCE_INIT;
 
 /* Functions that the library has, by name; the first that it lacks, or NULL. */
 static const char *find_functions(void *library) {
-#define FIND(field, symbol, parameters)                       \
-    *(void **)(void *)&driver.field = dlsym(library, symbol); \
-    if (driver.field == NULL) {                               \
-        return symbol;                                        \
+#define FIND(field, symbol, parameters)                           \
+    *(void **)(void *)&own_driver.field = dlsym(library, symbol); \
+    if (own_driver.field == NULL) {                               \
+        return symbol;                                            \
     }
     INGOT_CUDA_FUNCTIONS(FIND)
 #undef FIND
@@ -62,16 +66,16 @@ static void open_driver(void) {
         snprintf(missing, sizeof missing, "the CUDA driver %s is too old: it has no %s", name, absent);
         return;
     }
-    cu_result result = driver.init(0);
-    if (result == 0) result = driver.driver_version(&driver.version);
-    if (result == 0) result = driver.device_count(&driver.devices);
+    cu_result result = own_driver.init(0);
+    if (result == 0) result = own_driver.driver_version(&own_driver.version);
+    if (result == 0) result = own_driver.device_count(&own_driver.devices);
     if (result != 0) {
         const char *text = "";
-        (void)driver.error_name(result, &text);
+        (void)own_driver.error_name(result, &text);
         snprintf(missing, sizeof missing, "the CUDA driver %s does not start: %s", name, text);
         return;
     }
-    driver.emulated = dlsym(library, "ingot_cuda_emulated") != NULL;
+    own_driver.emulated = dlsym(library, "ingot_cuda_emulated") != NULL;
 }
 
 const ingot_cuda_driver *ingot_cuda_driver_open(void) {
@@ -80,5 +84,5 @@ const ingot_cuda_driver *ingot_cuda_driver_open(void) {
         (void)ingot_cuda_fail(INGOT_ERROR_HARDWARE, "%s", missing);
         return NULL;
     }
-    return &driver;
+    return &own_driver;
 }

@@ -34,7 +34,7 @@ enum {
     CU_REGISTER_READ_ONLY = 8,
     CU_ATTACH_GLOBAL = 1,
     CU_ATTACH_HOST = 2,
-    CU_STREAM_BLOCKING = 0, /* waits for the copies of the default stream, whose end no call waits for */
+    CU_STREAM_NON_BLOCKING = 1,
     CU_CAPTURE_THREAD_LOCAL = 1,
     CU_MEMORY_HOST = 1,
     CU_MEMORY_DEVICE = 2
@@ -123,6 +123,9 @@ const ingot_cuda_driver *ingot_cuda_driver_open(void);
 /** Sets this thread's message and returns status. */
 __attribute__((format(printf, 2, 3))) ingot_status ingot_cuda_fail(ingot_status status, const char *format, ...);
 const char *ingot_cuda_last_error(void);
+/** Waits for the default stream: a copy from pageable memory or a fill may be under way when its call returns, and a
+ * session's stream does not wait for it, since a stream that did could not be captured beside other sessions. */
+ingot_status ingot_cuda_settle(const ingot_cuda_driver *driver, cu_result result, const char *what);
 /** The status of a driver's result, with "what: name, text" as the message where it is an error. */
 ingot_status ingot_cuda_check(const ingot_cuda_driver *driver, cu_result result, const char *what);
 

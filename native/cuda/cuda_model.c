@@ -167,9 +167,9 @@ static ingot_status place_offsets(cuda_model *model) {
                                   "device memory for the places of sparse tiles");
     }
     if (status == INGOT_OK) {
-        status = ingot_cuda_check(model->driver,
-                                  model->driver->copy_to_device(model->offsets, offsets, model->offsets_bytes),
-                                  "the places of sparse tiles");
+        status = ingot_cuda_settle(model->driver,
+                                   model->driver->copy_to_device(model->offsets, offsets, model->offsets_bytes),
+                                   "the places of sparse tiles");
     }
     free(offsets);
     return status;

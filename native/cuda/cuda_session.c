@@ -73,11 +73,11 @@ static ingot_status allocate(cuda_session *session) {
         if (result == 0) result = driver->memory_set(session->state, 0, session->state_bytes);
     }
     if (result == 0) result = driver->host_allocate((void **)&session->host_pass, 4 * (1 + session->config.chunk), 0);
-    if (result == 0) result = driver->stream_create(&session->stream, CU_STREAM_BLOCKING);
+    if (result == 0) result = driver->stream_create(&session->stream, CU_STREAM_NON_BLOCKING);
     places = (cuda_places){session->memory, 0};
     place_arenas(session, &places);
     place_scratch(session, &places);
-    return ingot_cuda_check(driver, result, "memory for a session");
+    return ingot_cuda_settle(driver, result, "memory for a session");
 }
 
 uint32_t ingot_cuda_splits(const cuda_session *session, uint32_t blocks) {
@@ -151,7 +151,7 @@ static ingot_status copy(const cuda_session *session, cu_copy2d *copy, uint32_t 
         return INGOT_OK;
     }
     (void)driver->context_push(session->model->context);
-    const ingot_status status = ingot_cuda_check(driver, driver->copy2d(copy), what);
+    const ingot_status status = ingot_cuda_settle(driver, driver->copy2d(copy), what);
     (void)driver->context_pop(&before);
     return status;
 }
@@ -195,8 +195,8 @@ ingot_status ingot_cuda_state_write(void *opaque, uint32_t block, const uint8_t 
     ingot_status status = state_block(session, block, &to);
     if (status == INGOT_OK) {
         (void)driver->context_push(session->model->context);
-        status = ingot_cuda_check(driver, driver->copy_to_device(to, data, session->config.block_bytes),
-                                  "copying keys and values to the device");
+        status = ingot_cuda_settle(driver, driver->copy_to_device(to, data, session->config.block_bytes),
+                                   "copying keys and values to the device");
         (void)driver->context_pop(&before);
     }
     return status;

@@ -125,9 +125,8 @@ static ingot_status read_in_chunks(cuda_model *model) {
         }
         drop_pages(program, place, bytes);
     }
-    cu_result result = model->driver->stream_attach(NULL, model->weights, 0, CU_ATTACH_GLOBAL);
-    if (result == 0) result = model->driver->stream_synchronize(NULL);
-    return ingot_cuda_check(model->driver, result, "giving the weights to the device");
+    return ingot_cuda_settle(model->driver, model->driver->stream_attach(NULL, model->weights, 0, CU_ATTACH_GLOBAL),
+                             "giving the weights to the device");
 }
 
 static ingot_status upload(cuda_model *model) {
@@ -142,7 +141,7 @@ static ingot_status upload(cuda_model *model) {
     for (uint64_t place = 0; place < program->weights_size && status == INGOT_OK; place += CHUNK) {
         const uint64_t left = program->weights_size - place;
         const size_t bytes = left < CHUNK ? (size_t)left : (size_t)CHUNK;
-        status = ingot_cuda_check(
+        status = ingot_cuda_settle(
             model->driver, model->driver->copy_to_device(model->weights + place, program->weights + place, bytes),
             "uploading the weights");
     }
