@@ -40,6 +40,7 @@ __all__ = [
     "compile_all",
     "embedded",
     "find_compiler",
+    "least_driver",
     "ptx_version",
     "resource_rows",
     "resource_table",
@@ -186,6 +187,18 @@ def targets_of(compiler: Compiler) -> tuple[str, ...]:
     return (*(target for target in CUBINS if target != "sm_87"), PTX)
 
 
+def least_driver(compiler: Compiler, target: str) -> int:
+    """Return the oldest driver that takes this compiler's output, 12050 for CUDA 12.5.
+
+    A cubin runs on drivers of the compiler's major version; PTX is translated by those that know
+    its version, and 8.5 is that of 12.5 and 12.6.
+    """
+    major, minor = compiler.version
+    if target.startswith("sm_"):
+        return 1000 * major
+    return 12050 if (major, minor) in ((12, 5), (12, 6)) else 1000 * major + 10 * minor
+
+
 def compile_all(compiler: Compiler, targets: Sequence[str]) -> list[Compiled]:
     """Return every source for every target.
 
@@ -251,7 +264,7 @@ def resource_table(compiled: Sequence[Compiled], name: str) -> str:
     return out.getvalue()
 
 
-def embedded(compiled: Sequence[Compiled], name: str) -> str:
+def embedded(compiled: Sequence[Compiled], compiler: Compiler) -> str:
     """Return a C file with the codes and a table of them."""
     lines = [
         "/* Made by compile.py. SPDX-License-Identifier: Apache-2.0 */",
@@ -268,10 +281,13 @@ def embedded(compiled: Sequence[Compiled], name: str) -> str:
         lines.append("};")
         kind, number = one.target.split("_")
         ptx = int(kind == "compute")
-        entries.append(f'    {{"{one.source}", {number}, {ptx}, {label}, sizeof {label}}},')
+        driver = least_driver(compiler, one.target)
+        entries.append(
+            f'    {{"{one.source}", {number}, {ptx}, {driver}, {label}, sizeof {label}}},'
+        )
     lines += ["const ingot_cuda_image ingot_cuda_images[] = {", *entries, "};"]
     lines.append(f"const size_t ingot_cuda_image_count = {len(compiled)};")
-    lines.append(f'const char *const ingot_cuda_compiler = "{name}";')
+    lines.append(f'const char *const ingot_cuda_compiler = "{compiler.name}";')
     return "\n".join(lines) + "\n"
 
 
@@ -315,7 +331,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         compiled = compile_all(compiler, targets)
         if arguments.out:
-            write_if_changed(arguments.out, embedded(compiled, compiler.name))
+            write_if_changed(arguments.out, embedded(compiled, compiler))
         if arguments.resources:
             write_if_changed(arguments.resources, resource_table(compiled, compiler.name))
     except CompileError as error:

@@ -8,7 +8,8 @@
 typedef struct ingot_cuda_image {
     const char *source;          /* kernels/<source>.cu */
     int target;                  /* compute capability, 87 is 8.7 */
-    int ptx;                     /* text for this capability and all later ones, else a cubin for it alone */
+    int ptx;            /* text for this capability and all later ones, else a cubin for it alone */
+    int driver;         /* the oldest that takes it, 12050 is CUDA 12.5 */
     const unsigned char *code;
     size_t size;
 } ingot_cuda_image;

@@ -31,11 +31,12 @@ bool ingot_cuda_code_for(const ingot_cuda_driver *driver, int capability, bool *
     bool cubin = false, text = false;
     for (size_t i = 0; i < ingot_cuda_image_count; i++) {
         const ingot_cuda_image *image = &ingot_cuda_images[i];
-        cubin |= !image->ptx && image->target == capability;
-        text |= image->ptx && image->target <= capability;
+        const bool known = driver->version >= image->driver;
+        cubin |= known && !image->ptx && image->target == capability;
+        text |= known && image->ptx && image->target <= capability;
     }
     *ptx = !cubin;
-    return cubin || (text && driver->version >= CUDA_LEAST_DRIVER_PTX);
+    return cubin || text;
 }
 
 /* "" or why a device is not to be used. */
@@ -49,8 +50,7 @@ static void refuse(const ingot_cuda_driver *driver, int capability, char *why, s
         snprintf(why, room, "compute capability %d.%d has no int8 mma.m16n8k32 and no cp.async; 8.0 is needed",
                  capability / 10, capability % 10);
     } else if (!ingot_cuda_code_for(driver, capability, &ptx)) {
-        snprintf(why, room,
-                 "no code for compute capability %d.%d, and a driver for CUDA %d.%d cannot make it (12.5 can)",
+        snprintf(why, room, "no code for compute capability %d.%d, and a driver for CUDA %d.%d cannot make it",
                  capability / 10, capability % 10, driver->version / 1000, driver->version % 1000 / 10);
     }
 }

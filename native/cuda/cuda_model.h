@@ -21,7 +21,7 @@ enum {
 };
 
 /* The least that a device and its driver must be. */
-enum { CUDA_LEAST_CAPABILITY = 80, CUDA_LEAST_DRIVER = 12000, CUDA_LEAST_DRIVER_PTX = 12050 };
+enum { CUDA_LEAST_CAPABILITY = 80, CUDA_LEAST_DRIVER = 12000 };
 
 typedef struct cuda_kernels {
     cu_function gemv[CUDA_FORMATS], few[CUDA_FORMATS], prompt[CUDA_FORMATS];

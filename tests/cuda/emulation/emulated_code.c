@@ -3,8 +3,8 @@
 #include "cuda_code.h"
 
 static const unsigned char nothing[] = "emulated";
-const ingot_cuda_image ingot_cuda_images[] = {{"emulated", 87, 0, nothing, sizeof nothing},
-                                              {"emulated", 90, 0, nothing, sizeof nothing},
-                                              {"emulated", 80, 1, nothing, sizeof nothing}};
+const ingot_cuda_image ingot_cuda_images[] = {{"emulated", 87, 0, 12000, nothing, sizeof nothing},
+                                              {"emulated", 90, 0, 12000, nothing, sizeof nothing},
+                                              {"emulated", 80, 1, 12050, nothing, sizeof nothing}};
 const size_t ingot_cuda_image_count = sizeof ingot_cuda_images / sizeof *ingot_cuda_images;
 const char *const ingot_cuda_compiler = "none";

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // libcuda for tests: the driver API functions that the backend uses, over memory of the host. Each allocation ends at a
-// page that cannot be touched. A stream works at once; a graph is its list of launches.
+// page that cannot be touched. A stream works at once; a graph is its list of launches. What the default stream may still
+// have under way when a call returns, fills and copies from pageable memory, happens when somebody waits for it.
 //   INGOT_EMULATION_DEVICE    capability (87, 90, 75 ...), 87 if unset     INGOT_EMULATION_VERSION  12060 if unset
 //   INGOT_EMULATION_DISCRETE  set: a device with memory of its own         INGOT_EMULATION_COUNT    devices, 1 if unset
 //   INGOT_EMULATION_REGISTER  fail: no registration; slow: what is registered reads slowly
@@ -11,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <functional>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -44,6 +46,7 @@ std::map<uint64_t, size_t> allocations; // bytes that are mapped, the closed pag
 std::map<uint64_t, size_t> registered;
 thread_local recorded_graph *capturing;
 std::mutex one_at_a_time; // sessions may run on several threads, the emulated device is one
+std::vector<std::function<void()>> under_way; // in the default stream
 float clock_milliseconds = 1.0f;
 char launch_error[256];
 
@@ -61,6 +64,16 @@ void log_line(const char *what, const char *name) {
     if (file == nullptr) return;
     fprintf(file, "%s %s\n", what, name);
     fclose(file);
+}
+
+void later(std::function<void()> work) {
+    const std::lock_guard<std::mutex> lock(one_at_a_time);
+    under_way.push_back(std::move(work));
+}
+void finish_default_stream() {
+    const std::lock_guard<std::mutex> lock(one_at_a_time);
+    for (const auto &work : under_way) work();
+    under_way.clear();
 }
 
 // Ends at a closed page; starts at a multiple of 256 unless that is not possible, then a little before the end is free.
@@ -159,6 +172,7 @@ API cuModuleGetFunction(cu_function *function, cu_module, const char *name) {
 API cuMemAlloc_v2(cu_pointer *pointer, size_t bytes) { return allocate(pointer, bytes); }
 API cuMemAllocManaged(cu_pointer *pointer, size_t bytes, unsigned) { return allocate(pointer, bytes); }
 API cuMemFree_v2(cu_pointer pointer) {
+    finish_default_stream();
     const std::lock_guard<std::mutex> lock(one_at_a_time);
     const auto found = allocations.find(pointer);
     if (found == allocations.end()) return INVALID;
@@ -168,7 +182,7 @@ API cuMemFree_v2(cu_pointer pointer) {
     return 0;
 }
 API cuMemsetD8_v2(cu_pointer pointer, unsigned char value, size_t bytes) {
-    memset((void *)pointer, value, bytes);
+    later([=] { memset((void *)pointer, value, bytes); });
     return 0;
 }
 API cuMemHostRegister_v2(void *pointer, size_t bytes, unsigned flags) {
@@ -190,22 +204,34 @@ API cuMemHostAlloc(void **pointer, size_t bytes, unsigned) {
 }
 API cuMemFreeHost(void *pointer) { return cuMemFree_v2((cu_pointer)pointer); }
 API cuMemcpyHtoD_v2(cu_pointer to, const void *from, size_t bytes) {
-    memcpy((void *)to, from, bytes);
+    const std::vector<uint8_t> staged((const uint8_t *)from, (const uint8_t *)from + bytes);
+    later([=] { memcpy((void *)to, staged.data(), bytes); });
     return 0;
 }
 API cuMemcpyDtoH_v2(void *to, cu_pointer from, size_t bytes) {
+    finish_default_stream();
     memcpy(to, (const void *)from, bytes);
     return 0;
 }
 API cuMemcpyHtoDAsync_v2(cu_pointer to, const void *from, size_t bytes, cu_stream) {
-    return capturing != nullptr ? INVALID : cuMemcpyHtoD_v2(to, from, bytes);
+    if (capturing != nullptr) return INVALID;
+    memcpy((void *)to, from, bytes);
+    return 0;
 }
 API cuMemcpy2D_v2(const cu_copy2d *copy) {
     const uint8_t *from = copy->source_type == CU_MEMORY_HOST ? (const uint8_t *)copy->source_host
                                                               : (const uint8_t *)copy->source_device;
     uint8_t *to = copy->to_type == CU_MEMORY_HOST ? (uint8_t *)copy->to_host : (uint8_t *)copy->to_device;
+    if (copy->to_type == CU_MEMORY_HOST) finish_default_stream();
     for (size_t row = 0; row < copy->height; row++) {
-        memcpy(to + row * copy->to_pitch, from + row * copy->source_pitch, copy->width);
+        uint8_t *const place = to + row * copy->to_pitch;
+        const uint8_t *const start = from + row * copy->source_pitch;
+        if (copy->to_type == CU_MEMORY_HOST) {
+            memcpy(place, start, copy->width);
+        } else {
+            const std::vector<uint8_t> staged(start, start + copy->width);
+            later([=] { memcpy(place, staged.data(), staged.size()); });
+        }
     }
     return 0;
 }
@@ -217,7 +243,10 @@ API cuStreamAttachMemAsync(cu_stream, cu_pointer pointer, size_t, unsigned flags
     return allocations.count(pointer) == 1 && flags == CU_ATTACH_GLOBAL ? 0 : INVALID;
 }
 API cuStreamDestroy_v2(cu_stream) { return 0; }
-API cuStreamSynchronize(cu_stream) { return 0; }
+API cuStreamSynchronize(cu_stream stream) {
+    if (stream == nullptr) finish_default_stream();
+    return 0;
+}
 API cuStreamBeginCapture_v2(cu_stream, int) {
     if (capturing != nullptr) return INVALID;
     capturing = new recorded_graph;
@@ -250,8 +279,9 @@ API cuGraphExecDestroy(cu_executable executable) {
     return 0;
 }
 API cuLaunchKernel(cu_function function, unsigned x, unsigned y, unsigned z, unsigned block_x, unsigned block_y,
-                   unsigned block_z, unsigned shared, cu_stream, void **args, void **extra) {
+                   unsigned block_z, unsigned shared, cu_stream stream, void **args, void **extra) {
     if (block_y != 1 || block_z != 1 || shared != 0 || extra != nullptr) return INVALID;
+    if (stream == nullptr) finish_default_stream();
     const emulated_kernel *kernel = (const emulated_kernel *)function;
     const uint8_t *bytes = (const uint8_t *)args[0];
     launch_record record = {kernel, {x, y, z}, block_x, std::vector<uint8_t>(bytes, bytes + kernel->args_size)};
