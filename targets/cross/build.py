@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,9 @@ def build_runtime(
     compiler: str = "auto",
     glibc: str = GLIBC,
     progress: Progress = lambda line: None,
+    backends: Sequence[str] = (),
 ) -> Built:
-    """Build libingot and copy it with binding and headers to out.
+    """Build libingot, and backends (vulkan, cuda), and copy all with binding and headers to out.
 
     Raises: LabError naming the compiler that is missing, or the end of what the build said.
     Cost: about a minute on one core; with zig 410 MB once.
@@ -54,10 +55,14 @@ def build_runtime(
     chosen = _chosen(triple, compiler)
     progress(f"{triple.name} with {chosen}")
     build = cache / "runtime" / f"{triple.name}-{chosen}-{glibc}"
-    levels = build_native(build, triple, chosen, cache, glibc, ["ingot", "ingot_ffi"], [STRIPPED])
+    names = [f"ingot_{backend}" for backend in backends]
+    options = [STRIPPED, *(f"-DINGOT_{backend.upper()}=ON" for backend in backends)]
+    goals = ["ingot", "ingot_ffi", *names]
+    levels = build_native(build, triple, chosen, cache, glibc, goals, options)
     out.mkdir(parents=True, exist_ok=True)
     headers = (REPOSITORY / "native" / "include").glob("*.h")
-    for path in (build / "libingot.so", build / "_ingot_ffi.py", *sorted(headers)):
+    libraries = [build / f"lib{name}.so" for name in ("ingot", *names)]
+    for path in (*libraries, build / "_ingot_ffi.py", *sorted(headers)):
         shutil.copy(path, out / path.name)
     library = out / "libingot.so"
     needed = glibc_needed(library) if triple.libc == "gnu" else None

@@ -95,6 +95,24 @@ def test_missing_compilers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         build.build_runtime(triple, tmp_path, tmp_path, "ndk")
 
 
+def test_backends_are_built_and_copied_when_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build_nothing(folder: Path, *rest: object) -> tuple[str, ...]:
+        goals, options = rest[-2:]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "_ingot_ffi.py").touch()
+        for goal in goals if isinstance(goals, list) else ():
+            (folder / f"lib{goal}.so").write_text(str(options))
+        return ("ref",)
+
+    monkeypatch.setattr(build, "build_native", build_nothing)
+    out, triple = tmp_path / "out", parse_triple("aarch64-linux-musl")
+    build.build_runtime(triple, out, tmp_path, backends=["vulkan"])
+    assert {path.name for path in out.glob("*.so")} == {"libingot.so", "libingot_vulkan.so"}
+    assert "INGOT_VULKAN=ON" in (out / "libingot_vulkan.so").read_text()
+
+
 def test_android_without_an_ndk_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

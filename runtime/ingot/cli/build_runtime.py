@@ -23,7 +23,8 @@ _EPILOG = """examples:
   ingot build-runtime --target rpi5 --libc musl         # for Alpine and other musl systems
   ingot build-runtime --target armv7-linux-gnueabihf    # 32-bit boards; riscv64-linux-gnu too
   ingot build-runtime --target rpi4 --compiler gcc      # the system's aarch64-linux-gnu-gcc
-  ANDROID_NDK_HOME=~/ndk ingot build-runtime --target android-arm64
+  ingot build-runtime --target jetson-orin-nano --backend cuda --backend vulkan
+  ANDROID_NDK_HOME=~/ndk ingot build-runtime --target android-arm64 --backend vulkan
 
 The folder holds libingot.so, its Python binding and the C headers. On the device, set
 INGOT_NATIVE_DIR to it, or link a C program with it. zig comes by pip (410 MB, once); nothing
@@ -47,6 +48,13 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         default="auto",
         help="auto: the NDK for Android, else zig",
     )
+    parser.add_argument(
+        "--backend",
+        action="append",
+        choices=("vulkan", "cuda"),
+        default=[],
+        help="build this backend as well; what its build needs is said where it is missing",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: build/runtime/TRIPLE")
     add_source(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -65,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
         cache: Path = build.REPOSITORY / "build" / "lab"
         out = args.out or build.REPOSITORY / "build" / "runtime" / triple.name
         start = time.monotonic()
-        built = build.build_runtime(triple, out, cache, args.compiler, args.glibc, _progress)
+        built = build.build_runtime(
+            triple, out, cache, args.compiler, args.glibc, _progress, args.backend
+        )
     except process.LabError as error:
         raise IngotError(str(error)) from error
     _report(built, time.monotonic() - start, args.json)
