@@ -37,11 +37,15 @@ PACKAGES = (
     Package("openssh-server", "sshd", "the test of `ingot deploy` against a server on loopback"),
     Package("openssh-client", "ssh", "the same test, and `ingot deploy` itself"),
     Package("llvm-19", "llvm-cov-19", "the coverage report of fuzzing"),
+    Package("glslang-tools", "glslangValidator", "the Vulkan backend and its tests (tests/vulkan)"),
+    Package("spirv-tools", "spirv-val", "the check of the Vulkan shaders"),
 )
 # Comes with no program of its own; installed along with clang.
 COMPANIONS = {
     "clang-19": ["libclang-rt-19-dev"],
     "gcc-aarch64-linux-gnu": ["libc6-dev-arm64-cross"],
+    # A Vulkan driver that runs on the CPU, and the layer that watches how it is called.
+    "glslang-tools": ["libvulkan-dev", "mesa-vulkan-drivers", "vulkan-validationlayers"],
 }
 
 

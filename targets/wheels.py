@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the wheels that devices install: one file each, with every kernel level in it.
 
+The Vulkan and CUDA backends are packages of their own.
+
 Each is compiled by zig, so that one machine makes them all, and then has to pass auditwheel and the
 limit of two megabytes. auditwheel was chosen because it holds the policies behind pip's tags.
 
 Example:
     python -m targets.wheels                       # or: make wheels
     python -m targets.wheels --only musllinux_1_2_aarch64 --out dist
+    python -m targets.wheels --package ingot-vulkan    # a backend: a wheel of its own
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from targets.cross.triples import GLIBC, parse_triple
 from targets.cross.zig import REPOSITORY, zig_environment, zig_settings
 from targets.lab.process import LabError, run
 
-__all__ = ["LIMIT_BYTES", "WHEELS", "Wheel", "audit", "build_wheel"]
+__all__ = ["LIMIT_BYTES", "PACKAGES", "WHEELS", "Wheel", "audit", "build_wheel"]
 
 LIMIT_BYTES = 2_000_000
 CACHE = REPOSITORY / "build" / "lab"
@@ -36,6 +39,14 @@ WHEELS: Mapping[str, str] = {
     "manylinux_2_28_x86_64": "x86_64-linux-gnu",
     "manylinux_2_28_aarch64": "aarch64-linux-gnu",
     "musllinux_1_2_aarch64": "aarch64-linux-musl",
+}
+
+
+# Each package's folder; a backend has a wheel of its own, so that nobody carries it who has no use.
+PACKAGES: Mapping[str, Path] = {
+    "ingot": REPOSITORY,
+    "ingot-vulkan": REPOSITORY / "native" / "vulkan",
+    "ingot-cuda": REPOSITORY / "native" / "cuda",
 }
 
 
@@ -49,7 +60,7 @@ class Wheel:
     verdict: str
 
 
-def build_wheel(tag: str, out: Path) -> Wheel:
+def build_wheel(tag: str, out: Path, package: str = "ingot") -> Wheel:
     """Compile and pack one wheel, and check it.
 
     Raises: LabError if it does not build, is too large, or auditwheel refuses the tag.
@@ -58,30 +69,37 @@ def build_wheel(tag: str, out: Path) -> Wheel:
     triple = parse_triple(WHEELS[tag])
     settings = zig_settings(CACHE, triple, GLIBC)
     settings.append("-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-s")
+    settings += ["-DINGOT_VULKAN=OFF", "-DINGOT_CUDA=OFF"] if package == "ingot" else []
     if triple.libc == "musl":
         settings.append(f"-DINGOT_PATCHELF={tool('patchelf')}")
         settings.append(f"-DINGOT_MUSL_LIBC=libc.musl-{triple.architecture.processor}.so.1")
     # The tag of a wheel is that of sysconfig's platform, which this names for a cross build.
     environment = {**zig_environment(CACHE), "_PYTHON_HOST_PLATFORM": tag}
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    command += ["--wheel-dir", str(out), "-C", f"build-dir=build/wheels/{tag}"]
+    command += ["--wheel-dir", str(out), "-C", f"build-dir={_build_folder(package, tag)}"]
     command += ["-C", "install.strip=false"]
     for setting in settings:
         command += ["-C", f"cmake.define.{setting.removeprefix('-D')}"]
-    run([*command, str(REPOSITORY)], cwd=REPOSITORY, environment=environment)
-    found = sorted(out.glob(f"ingot-*-py3-none-{tag}.whl"), key=lambda path: path.stat().st_mtime)
+    run([*command, str(PACKAGES[package])], cwd=REPOSITORY, environment=environment)
+    name = package.replace("-", "_")
+    found = sorted(out.glob(f"{name}-*-py3-none-{tag}.whl"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise LabError(f"no wheel with the tag {tag} is in {out}")
-    return check(found[-1], tag)
+    return check(found[-1], tag, package)
 
 
-def check(path: Path, tag: str) -> Wheel:
+def _build_folder(package: str, tag: str) -> Path:
+    return REPOSITORY / "build" / "wheels" / (tag if package == "ingot" else f"{package}-{tag}")
+
+
+def check(path: Path, tag: str, package: str = "ingot") -> Wheel:
     """Measure a wheel and have it audited. Raises: LabError if a bar is missed."""
     size = path.stat().st_size
-    if size >= LIMIT_BYTES:
+    if size >= LIMIT_BYTES and package == "ingot":
         raise LabError(f"{path.name} has {size} bytes, at most {LIMIT_BYTES} were promised")
     with zipfile.ZipFile(path) as archive:
-        library = archive.getinfo("ingot/libingot.so").file_size
+        stem = package.replace("-", "_")
+        library = archive.getinfo(f"ingot/lib{stem}.so").file_size
     return Wheel(path, size, library, audit(path, tag))
 
 
@@ -118,13 +136,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m targets.wheels", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--only", nargs="+", choices=list(WHEELS), default=list(WHEELS))
+    parser.add_argument("--package", choices=list(PACKAGES), default="ingot")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "dist", metavar="DIR")
     arguments = parser.parse_args(argv)
     for tag in arguments.only:
         start = time.monotonic()
         print(f"building {tag}", file=sys.stderr, flush=True)
         try:
-            wheel = build_wheel(tag, arguments.out)
+            wheel = build_wheel(tag, arguments.out, arguments.package)
         except LabError as error:
             print(f"wheels: {error}", file=sys.stderr)
             return 1

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "compressor"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "runtime"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.checks import cross, cuda, native, package, sanitizers, source, suite, updates
+from tests.checks import cross, cuda, native, package, sanitizers, source, suite, updates, vulkan
 from tests.checks.command import StepError
 
 # In order of cost: what fails cheaply comes first.
@@ -36,6 +36,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "wheel": package.wheel,
     "no-compiler": cross.no_compiler,
     "examples": package.examples,
+    "shaders": vulkan.shaders,
     "slow": suite.slow_tests,
     "kills": updates.kills,
     "deploy": updates.deployment,
@@ -46,8 +47,10 @@ STEPS: dict[str, Callable[[], None]] = {
     "address-python": sanitizers.address_python,
     "threads-python": sanitizers.threads_python,
     "address-arm": sanitizers.emulated,
+    "vulkan-board": vulkan.board,
     "runtimes": cross.runtimes,
     "wheels": cross.wheels,
+    "backend-wheels": cross.backend_wheels,
     "boards": cross.boards,
     "fuzz": native.fuzz,
     "all-runtimes": cross.all_runtimes,

@@ -2,7 +2,8 @@
 """Fixtures of the whole suite, and the rule by which a skip becomes a failure.
 
 INGOT_REQUIRE is a list of what must run here: kernel levels (avx2, avxvnni, avx512vnni, ...) and
-`arm` for the emulated board. What is in the list and cannot run fails; the rest is skipped by name.
+`arm` for the emulated board, `vulkan` for a Vulkan driver (one that runs on the CPU will do). What
+is in the list and cannot run fails; the rest is skipped by name.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ os.environ.setdefault("INGOT_CANARY", "0")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KNOWN_REQUIREMENTS = frozenset(
-    {"arm", "ref", "avx2", "avxvnni", "avx512vnni", "neon", "neon_dotprod", "neon_i8mm"}
+    {"arm", "vulkan", "ref", "avx2", "avxvnni", "avx512vnni", "neon", "neon_dotprod", "neon_i8mm"}
 )
 
 

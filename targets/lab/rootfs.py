@@ -34,9 +34,10 @@ def _place(folder: Path, architecture: str) -> Path:
     return folder if architecture == "aarch64" else folder / architecture
 
 
-def prepare_root(folder: Path, architecture: str = "aarch64") -> Path:
+def prepare_root(folder: Path, architecture: str = "aarch64", more: Sequence[str] = ()) -> Path:
     """Unpack Debian's packages below folder and return the root; a finished one is kept.
 
+    With `more` packages the folder is for these alone.
     Raises: LabError if this machine has no apt or cannot download.
     Cost: about ten seconds and 75 MB, once.
     """
@@ -48,7 +49,7 @@ def prepare_root(folder: Path, architecture: str = "aarch64") -> Path:
     for path in (root, state):
         shutil.rmtree(path, ignore_errors=True)
     options = _apt_options(state, DEBIAN_NAMES[architecture])
-    packages = [*PACKAGES, *DEBIAN_INSTEAD.get(architecture, [])]
+    packages = [*PACKAGES, *DEBIAN_INSTEAD.get(architecture, []), *more]
     _download_packages(options, packages)
     root.mkdir(parents=True)
     for package in sorted((state / "cache" / "archives").glob("*.deb")):

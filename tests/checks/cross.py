@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from targets.lab.boards import load_board
 from targets.lab.install import install_wheel
 from targets.lab.process import LabError
 from targets.lab.script import run_script
-from targets.wheels import WHEELS, build_wheel
+from targets.wheels import PACKAGES, WHEELS, build_wheel
 from tests.checks.command import ROOT, StepError, run
 from tests.checks.package import FOLDER, model_file
 
@@ -86,6 +87,29 @@ def wheels() -> None:
             _compare(board, expected, site)
     except LabError as error:
         raise StepError(str(error)) from error
+
+
+def backend_wheels() -> None:
+    """The wheels of the backends, audited; beside ingot's own the Vulkan one runs a whole model."""
+    tag, out, site = "manylinux_2_28_x86_64", FOLDER / "wheels", FOLDER / "backend-site"
+    shutil.rmtree(site, ignore_errors=True)
+    try:
+        for package in PACKAGES:
+            built = build_wheel(tag, out, package)
+            print(f"{package}: {built.bytes} bytes, auditwheel: {built.verdict}")
+            shutil.unpack_archive(built.path, site, "zip")
+    except LabError as error:
+        raise StepError(str(error)) from error
+    command = [sys.executable, "-m", "ingot"]
+    environment = {"PYTHONPATH": str(site), "INGOT_NATIVE_DIR": ""}
+    said = run([*command, "verify", model_file(), "--backend", "vulkan"], environment, cwd=site)
+    if not re.search(r"ops executed: cpu 0, vulkan \d{3}", said):
+        raise StepError(f"not all ops ran on the driver:\n{said}")
+    found = json.loads(run([*command, "doctor", "--json"], environment, cwd=site))["gpu"][
+        "backends"
+    ]
+    if not isinstance(found["cuda"], list) or found["vulkan"][0]["kind"] != "software":
+        raise StepError(f"the wheels' backends are not found: {found}")
 
 
 def boards() -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import shutil
 import sys
@@ -59,15 +58,12 @@ def _library_folder(folder: Path) -> dict[str, str]:
     from tests.cuda.emulation.build import BACKEND, DRIVER, build_emulation
 
     emulation = build_emulation(ROOT / "build" / "cuda-emulation")
-    native = os.environ.get("INGOT_NATIVE_DIR")
-    if native is None:
-        spec = importlib.util.find_spec("ingot")
-        if spec is None or spec.origin is None:
-            raise StepError("ingot is not installed")
-        native = str(Path(spec.origin).parent)
+    # An editable install keeps the library apart from the sources.
+    where = "from ingot._native import native; print(native().path)"
+    library = Path(run([sys.executable, "-c", where]).strip())
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("libingot.so", "_ingot_ffi.py"):
-        shutil.copy(Path(native) / name, folder)
+        shutil.copy(library.parent / name, folder)
     for name in (BACKEND, DRIVER):
         shutil.copy(emulation / name, folder)
     return {

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the Vulkan backend: its SPIR-V, and a driver on the emulated ARM board."""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+
+from ingot.format import Dtype
+from targets.cross.build import build_native as cross_build
+from targets.cross.triples import GLIBC, parse_triple
+from targets.lab.board import DEFAULT_FOLDER, Board
+from targets.lab.process import LabError
+from targets.lab.rootfs import prepare_root, python_of
+from tests.checks.command import ROOT, StepError, build_native, tool
+from tests.runtime.small_program import every_op
+
+# lavapipe, which is Mesa's Vulkan driver on the CPU, and the loader.
+DRIVER = ("mesa-vulkan-drivers", "libvulkan1")
+ICD = "usr/share/vulkan/icd.d/lvp_icd.aarch64.json"
+GOALS = ["ingot", "ingot_ffi", "ingot_vulkan"]
+
+
+def shaders() -> None:
+    """spirv-val accepts every module that is linked into the library, the broken ones too."""
+    validator = tool("spirv-val")
+    settings = ["-DCMAKE_BUILD_TYPE=Release", "-DINGOT_BUILD_TESTS=ON"]
+    goals = ["ingot_vulkan", "ingot_vulkan_broken"]
+    build = build_native("vulkan", settings, goals)
+    modules = sorted((build / "vulkan" / "made").rglob("*.spv.h"))
+    if len(modules) < 100:
+        raise StepError(f"{len(modules)} modules, expected at least 100")
+    for module in modules:
+        binary = module.with_suffix("")
+        binary.write_bytes(spirv_of(module.read_text(encoding="utf-8")))
+        command = [validator, "--target-env", "vulkan1.1", str(binary)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise StepError(f"{module.name}: {done.stdout}{done.stderr}")
+    print(f"{len(modules)} modules are valid")
+
+
+def spirv_of(header: str) -> bytes:
+    """Return the words of a C array as they are linked.
+
+    Raises: StepError if it is no module.
+    """
+    words = [int(word, 16) for word in re.findall(r"0x[0-9a-fA-F]{8}", header)]
+    if not words or words[0] != 0x07230203:
+        raise StepError("a header without SPIR-V")
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def board() -> None:
+    """Every op on lavapipe on the emulated board against the reference.
+
+    Emulated, most of the time goes into the driver's compiler: hence a small program.
+    """
+    try:
+        print(_verify_on_board(Board(DEFAULT_FOLDER / "vulkan")))
+    except LabError as error:
+        raise StepError(str(error)) from error
+
+
+def _verify_on_board(arm: Board) -> str:
+    root = prepare_root(arm.folder, more=DRIVER)
+    native = arm.folder / "native"
+    cross_build(native, parse_triple("aarch64-linux-gnu"), "gcc", arm.folder, GLIBC, GOALS, [])
+    if not (native / "libingot_vulkan.so").exists():
+        raise LabError("the board's build has no Vulkan backend")
+    environment = {
+        **arm.python_environment(site=arm.site()),
+        "PYTHONPATH": f"{ROOT / 'runtime'}:{arm.site()}",
+        "INGOT_NATIVE_DIR": str(native),
+        "INGOT_CANARY": "0",
+        "VK_ICD_FILENAMES": str(root / ICD),
+    }
+    models = [
+        every_op(arm.folder / f"{dtype.name}.ingot", dtype, group)
+        for dtype, group in ((Dtype.Q4, 64), (Dtype.C4, 32))
+    ]
+    script = ROOT / "tests" / "vulkan" / "board_script.py"
+    python = python_of(root)
+    return "".join(arm.run("cortex-a76", [python, script, m], environment) for m in models)
