@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
@@ -29,11 +30,27 @@ def compiled() -> None:
     table, kept = build / "cuda" / "resources.csv", ROOT / "native" / "cuda" / "resources.csv"
     if table.read_text(encoding="utf-8") != kept.read_text(encoding="utf-8"):
         raise StepError(f"{kept} is not what the compiler says: {table}")
-    script = (
-        "import ctypes, sys; t = ctypes.CDLL(sys.argv[1]); t.ingot_backend_get.restype = "
-        "ctypes.c_void_p; assert t.ingot_backend_get()"
-    )
-    run([sys.executable, "-c", script, library])
+    print(_devices_of(library))
+
+
+def _devices_of(library: Path) -> str:
+    """Return what a library says of this machine's devices, or what it looked for.
+
+    Raises: StepError if there is neither a device nor a reason.
+    """
+    from tests.cuda import backend_driver
+
+    os.environ.pop("INGOT_CUDA_DRIVER", None)
+    table = backend_driver.load(library)
+    lines = []
+    for index in range(table.device_count()):
+        device = backend_driver.Device()
+        table.device_info(index, ctypes.byref(device))
+        lines.append(f"{device.name.decode()}: {device.refused.decode() or 'may be used'}")
+    reason = table.last_error().decode()
+    if not lines and "CUDA driver" not in reason:
+        raise StepError(f"{library} has no device and says '{reason}'")
+    return "\n".join(lines) or reason
 
 
 def _library_folder(folder: Path) -> dict[str, str]:
