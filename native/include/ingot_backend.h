@@ -22,7 +22,8 @@ extern "C" {
 
 #define INGOT_BACKEND_ABI 1u
 
-/* The program of a file: the instructions of entry 'step', and what they name. Valid until model_close returns. */
+/* The program of a file: the instructions of entry 'step', and what they name. What it points to is valid until model_close
+ * returns; the struct itself and its descriptor only while model_open runs. */
 typedef struct ingot_backend_program {
     const ingot_instruction *instructions;
     uint32_t instruction_count;
