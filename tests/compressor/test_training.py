@@ -314,7 +314,13 @@ most_weights = {most}
 """
 
 
-@pytest.mark.parametrize("most", [0, 10_000_000], ids=["blocks", "whole"])
+@pytest.mark.parametrize(
+    "most",
+    [
+        pytest.param(0, id="blocks"),
+        pytest.param(10_000_000, id="whole", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_compression_goes_on_and_gives_the_same_file(tmp_path: Path, most: int) -> None:
     recipe = tmp_path / "short.toml"
     recipe.write_text(RECIPE.format(most=most), encoding="utf-8")
