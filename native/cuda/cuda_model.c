@@ -209,7 +209,7 @@ static ingot_status fill_model(cuda_model *model, const ingot_backend_options *o
         return status;
     }
     status = place_offsets(model);
-    return status == INGOT_OK ? ingot_cuda_weights_place(model, options->memory_limit) : status;
+    return status == INGOT_OK ? ingot_cuda_weights_place(model, options) : status;
 }
 
 ingot_status ingot_cuda_model_open(const ingot_backend_program *program, const ingot_backend_options *options,

@@ -140,7 +140,7 @@ uint32_t ingot_cuda_width(const cuda_model *model, uint32_t tensor);
 
 /* ---- cuda_weights.c ---- */
 /** Brings the section to the device. @return INGOT_ERROR_OUT_OF_MEMORY, _MEMORY_LIMIT, _IO, _HARDWARE. */
-ingot_status ingot_cuda_weights_place(cuda_model *model, uint64_t limit);
+ingot_status ingot_cuda_weights_place(cuda_model *model, const ingot_backend_options *options);
 void ingot_cuda_weights_release(cuda_model *model);
 
 /* ---- cuda_session.c ---- */

@@ -107,7 +107,7 @@ static void drop_pages(const ingot_backend_program *program, uint64_t place, siz
 
 /* Into unified memory, which the host writes in place. It is the host's until it is filled: where host and device cannot
  * use such memory at once, another model's kernels may be running meanwhile. */
-static ingot_status read_in_chunks(cuda_model *model) {
+static ingot_status read_in_chunks(cuda_model *model, const ingot_backend_options *options) {
     const ingot_backend_program *program = model->program;
     ingot_status status = ingot_cuda_check(
         model->driver, model->driver->memory_managed(&model->weights, program->weights_size, CU_ATTACH_HOST),
@@ -124,12 +124,13 @@ static ingot_status read_in_chunks(cuda_model *model) {
                                    (unsigned long long)(program->weights_offset + place));
         }
         drop_pages(program, place, bytes);
+        ingot_backend_progress(options, place + bytes, program->weights_size);
     }
     return ingot_cuda_settle(model->driver, model->driver->stream_attach(NULL, model->weights, 0, CU_ATTACH_GLOBAL),
                              "giving the weights to the device");
 }
 
-static ingot_status upload(cuda_model *model) {
+static ingot_status upload(cuda_model *model, const ingot_backend_options *options) {
     const ingot_backend_program *program = model->program;
     ingot_status status =
         ingot_cuda_check(model->driver, model->driver->memory_allocate(&model->weights, program->weights_size),
@@ -144,11 +145,13 @@ static ingot_status upload(cuda_model *model) {
         status = ingot_cuda_settle(
             model->driver, model->driver->copy_to_device(model->weights + place, program->weights + place, bytes),
             "uploading the weights");
+        ingot_backend_progress(options, place + bytes, program->weights_size);
     }
     return status;
 }
 
-ingot_status ingot_cuda_weights_place(cuda_model *model, uint64_t limit) {
+ingot_status ingot_cuda_weights_place(cuda_model *model, const ingot_backend_options *options) {
+    const uint64_t limit = options->memory_limit;
     const ingot_backend_program *program = model->program;
     if (program->weights_size == 0) {
         return INGOT_OK;
@@ -158,13 +161,13 @@ ingot_status ingot_cuda_weights_place(cuda_model *model, uint64_t limit) {
                                (unsigned long long)program->weights_size, (unsigned long long)limit);
     }
     if (!model->integrated) {
-        return upload(model);
+        return upload(model, options);
     }
     if (register_pages(model) == INGOT_OK && (program->descriptor < 0 || reads_well(model))) {
         return INGOT_OK;
     }
     release_pages(model);
-    return program->descriptor < 0 ? upload(model) : read_in_chunks(model);
+    return program->descriptor < 0 ? upload(model, options) : read_in_chunks(model, options);
 }
 
 void ingot_cuda_weights_release(cuda_model *model) {

@@ -96,6 +96,8 @@ typedef struct ingot_open_config {
     uint32_t isa_mask; /* levels that this model's kernels may be of, ref always; 0: ingot_cpu_mask() */
     uint32_t device;   /* of the backend */
     const char *backend; /* "vulkan", "cuda", or a path with a slash; NULL or "cpu": none. See ingot_backend.h */
+    uint64_t
+        *progress; /* two numbers that change while the weights go to a device: bytes there, bytes in all; or NULL */
     const char *cache_folder; /* where the backend may keep what its driver compiled; NULL: nowhere */
 } ingot_open_config;
 

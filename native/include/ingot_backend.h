@@ -46,6 +46,7 @@ typedef struct ingot_backend_options {
     uint32_t flags; /* 0 */
     uint64_t memory_limit; /* device bytes of the model, 0: none */
     const char *cache_folder; /* for compiled pipelines, NULL: keep none */
+    uint64_t *progress; /* bytes of weights on the device, and in all: see ingot_backend_progress; NULL: nobody looks */
 } ingot_backend_options;
 
 typedef enum ingot_backend_kind {
@@ -145,6 +146,14 @@ typedef struct ingot_backend {
     ingot_status (*state_read)(void *session, uint32_t block, uint8_t *data);
     void (*memory)(const void *session, ingot_backend_memory *info);
 } ingot_backend;
+
+/** Tells whoever waits, on another thread, how far the weights have come. */
+static inline void ingot_backend_progress(const ingot_backend_options *options, uint64_t done, uint64_t total) {
+    if (options->progress != NULL) {
+        __atomic_store_n(&options->progress[1], total, __ATOMIC_RELAXED);
+        __atomic_store_n(&options->progress[0], done, __ATOMIC_RELAXED);
+    }
+}
 
 /** The one symbol that a backend exports: its name is the file's, libingot_<name>.so. */
 #ifdef __GNUC__

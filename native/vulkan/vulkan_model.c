@@ -34,7 +34,7 @@ static ingot_status open_model(ingot_vulkan_model *model, const ingot_backend_op
     }
     ingot_vulkan_take(&model->program, model->device.range, model->takes);
     measure_linears(model);
-    return ingot_vulkan_weights_open(model, options->memory_limit);
+    return ingot_vulkan_weights_open(model, options);
 }
 
 ingot_status ingot_vulkan_model_open(const ingot_backend_program *program, const ingot_backend_options *options,

@@ -44,7 +44,7 @@ void ingot_vulkan_model_close(void *model);
 /** Sets takes[i] for each instruction. */
 void ingot_vulkan_take(const ingot_backend_program *program, uint64_t range, uint8_t *takes);
 /** Imports the weights or uploads those that taken instructions read, in pieces. */
-ingot_status ingot_vulkan_weights_open(ingot_vulkan_model *model, uint64_t memory_limit);
+ingot_status ingot_vulkan_weights_open(ingot_vulkan_model *model, const ingot_backend_options *options);
 
 static inline const uint32_t *ingot_vulkan_operands(const ingot_backend_program *program, uint32_t instruction) {
     return program->operands + program->instructions[instruction].first_operand;

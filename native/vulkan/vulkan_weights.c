@@ -193,6 +193,8 @@ typedef struct upload {
     uint64_t place; /* in the present one */
     uint32_t segment;
     bool filling;
+    uint64_t done; /* bytes uploaded */
+    const ingot_backend_options *options;
 } upload;
 
 static ingot_status place_piece(ingot_vulkan_model *model, upload *to, uint32_t tensor, uint32_t j) {
@@ -209,6 +211,8 @@ static ingot_status place_piece(ingot_vulkan_model *model, upload *to, uint32_t 
         return INGOT_OK;
     }
     set_piece(model, piece, model->segments[to->segment].buffer, place);
+    to->done += bytes;
+    ingot_backend_progress(to->options, to->done, model->uploaded);
     return ingot_vulkan_copy_in(&model->device, &to->transfer, &model->segments[to->segment], place,
                                 model->program.weights + model->program.tensors[tensor].offset + piece->begin, bytes);
 }
@@ -245,7 +249,7 @@ static ingot_status open_segments(ingot_vulkan_model *model, uint32_t count, uin
     return status;
 }
 
-ingot_status ingot_vulkan_weights_open(ingot_vulkan_model *model, uint64_t memory_limit) {
+ingot_status ingot_vulkan_weights_open(ingot_vulkan_model *model, const ingot_backend_options *options) {
     ingot_status status = make_pieces(model);
     if (status != INGOT_OK) {
         return status;
@@ -258,12 +262,13 @@ ingot_status ingot_vulkan_weights_open(ingot_vulkan_model *model, uint64_t memor
         return INGOT_OK;
     }
     const uint64_t largest = model->device.traits.largest_allocation;
-    upload to = {.most = largest != 0 && largest < MOST_SEGMENT ? largest : MOST_SEGMENT};
+    upload to = {.most = largest != 0 && largest < MOST_SEGMENT ? largest : MOST_SEGMENT, .options = options};
     status = walk(model, &to, false);
-    status = status == INGOT_OK ? open_segments(model, to.segment + 1, memory_limit) : status;
+    status = status == INGOT_OK ? open_segments(model, to.segment + 1, options->memory_limit) : status;
     if (status == INGOT_OK) {
         status = ingot_vulkan_transfer_open(&model->device, UPLOAD_ROOM, &to.transfer);
         status = status == INGOT_OK ? walk(model, &to, true) : status;
+        ingot_backend_progress(options, model->uploaded, model->uploaded); /* padding as well */
         ingot_vulkan_transfer_close(&model->device, &to.transfer);
     }
     return status;

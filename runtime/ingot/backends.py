@@ -19,6 +19,7 @@ from ingot.session_config import SessionConfig, open_native
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ingot._native import Native
@@ -33,12 +34,14 @@ __all__ = [
     "check_backend",
     "choose",
     "devices",
+    "open_on",
 ]
 
 NAMES = ("cpu", "vulkan", "cuda")
 ASKED = (*NAMES, "auto")
 KINDS = {1: "discrete", 2: "integrated", 3: "software"}
 TRUST, CHOICE = "backend-canary", "backend"
+POLL_S = 0.1
 PROMPT, DECODED = 64, 8  # tokens of a trial
 TURN = (128, 64)  # tokens in and out of the turn that the rates are weighed by
 
@@ -102,6 +105,45 @@ def _device(native: Native, backend: str, index: int, info: Any) -> Device:
         features=native.text(info.features),
         refused=native.text(info.refused),
     )
+
+
+def open_on(
+    native: Native,
+    file: str,
+    backend: str,
+    config: Any,
+    handle: Any,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Open a file on a backend's device; what is open stands in `handle`.
+
+    config: an ingot_open_config; backend, cache_folder and progress are set here.
+    progress(done, total): called with bytes about ten times a second while weights are copied.
+    Raises: MissingExtraError if the backend is not installed; as Model().
+    """
+    devices(native, backend)  # says clearly what is not installed
+    new, folder = native.ffi.new, cache_folder()
+    name, counts = new("char[]", backend.encode()), new("uint64_t[2]")
+    place = native.ffi.NULL if folder is None else new("char[]", os.fsencode(folder))
+    config.backend, config.cache_folder, config.progress = name, place, counts
+    open_with = native.lib.ingot_model_open_with
+    if progress is None:
+        native.check(open_with(os.fsencode(file), config, handle))
+        return
+    from concurrent.futures import ThreadPoolExecutor, wait
+
+    # The message of a failure belongs to the thread that met it, hence check() over there.
+    def work() -> None:
+        native.check(open_with(os.fsencode(file), config, handle))
+
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(work)
+        while wait([opening], POLL_S).not_done:
+            if counts[1] != 0:
+                progress(int(counts[0]), int(counts[1]))
+    opening.result()
+    if counts[1] != 0:
+        progress(int(counts[0]), int(counts[1]))
 
 
 def cache_folder() -> str | None:

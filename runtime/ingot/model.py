@@ -18,6 +18,7 @@ from ingot.tokenizer import Detokenizer, NoText, Tokenizer
 
 TYPE_CHECKING = False  # as in typing, whose import takes long
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
     from typing import Any
@@ -46,6 +47,7 @@ class Model:
         canary: bool = True,
         backend: str = "cpu",
         device: int = 0,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Map and check a file, and a smaller one that guesses for it, with the same tokenizer.
 
@@ -55,6 +57,7 @@ class Model:
         kernel level, and a level that is wrong is left out (see canary.py).
         backend: cpu, vulkan, cuda, the path of a library, or auto: what a measurement finds right
         and fastest (`choice` says why). A device whose canary fails is not used, with a warning.
+        progress(done, total) is told the bytes while weights are copied to a device.
         Raises: InvalidArgumentError if the draft's tokenizer is another;
             FormatError naming the broken rule; StorageError if it cannot be read;
             UntrustedFileError; FileLostError;
@@ -65,7 +68,7 @@ class Model:
         self.native: Native = native()
         lib = self.native.lib
         self._flags = strict * lib.INGOT_OPEN_STRICT | guard * lib.INGOT_OPEN_GUARD
-        self._mask, self._canary = 0, canary
+        self._mask, self._canary, self._progress = 0, canary, progress
         self.backend, self.device = _checked_backend(backend), device
         self.choice: Choice | None = None
         self._handle: Any = self.open_handle()
@@ -306,14 +309,14 @@ class Model:
         ffi, lib = self.native.ffi, self.native.lib
         config, handle = self.native.struct("ingot_open_config"), ffi.new("ingot_model **")
         config.flags, config.isa_mask = self._flags, mask
-        own = backend == ""
-        name = self.backend if own else backend
-        texts = [] if name in ("cpu", "auto") else self._device_texts(name)
-        if texts:
-            config.backend, config.cache_folder = texts
-            config.device = self.device if own else device
-        status = lib.ingot_model_open_with(os.fsencode(self._file), config, handle)
-        self.native.check(status)
+        name = backend or self.backend
+        if name in ("cpu", "auto"):
+            self.native.check(lib.ingot_model_open_with(os.fsencode(self._file), config, handle))
+        else:
+            from ingot.backends import open_on
+
+            config.device = device if backend else self.device
+            open_on(self.native, self._file, name, config, handle, self._progress)
         opened = ffi.gc(handle[0], lib.ingot_model_close)
         digest = ffi.new("uint8_t[32]")
         self.native.check(lib.ingot_model_digest(opened, digest))
@@ -324,18 +327,6 @@ class Model:
         return opened
 
     _content = b""
-
-    def _device_texts(self, backend: str) -> list[Any]:
-        """Return a backend's name and cache folder as C strings. Raises: MissingExtraError."""
-        from ingot.backends import cache_folder, devices
-
-        devices(self.native, backend)  # says clearly what is not installed
-        new = self.native.ffi.new
-        folder = cache_folder()
-        return [
-            new("char[]", backend.encode()),
-            self.native.ffi.NULL if folder is None else new("char[]", os.fsencode(folder)),
-        ]
 
     def section_by_name(self, name: str) -> bytes:
         """Return the bytes of a section by its name in the format."""

@@ -51,6 +51,7 @@ class Options(Structure):
         ("flags", u32),
         ("memory_limit", u64),
         ("cache_folder", c_char_p),
+        ("progress", c_void_p),
     ]
 
 
@@ -218,7 +219,8 @@ class Model:
         )
         self.takes = (u8 * entry.count)()
         self.handle = c_void_p()
-        options = Options(0, 0, limit, None)
+        self.progress = (u64 * 2)()
+        options = Options(0, 0, limit, None, ctypes.addressof(self.progress))
         status = table.model_open(
             ctypes.byref(self.record), ctypes.byref(options), self.takes, ctypes.byref(self.handle)
         )

@@ -118,6 +118,7 @@ def test_weights_of_an_integrated_device_exist_once(
     memory = session.memory()
     expected = (size, 0) if registering else (0, size)
     assert (memory.weights_bytes, memory.imported_bytes) == expected
+    assert list(session.model.progress) == ([size, size] if registering else [0, 0])
     if registering:  # read in chunks: what lies in the page cache as well counts twice
         total = memory.weights_bytes + resident_bytes(session.model)
         print(f"resident plus device bytes: {total / size:.3f} of the weights")
@@ -130,7 +131,9 @@ def test_a_device_with_memory_of_its_own_gets_a_copy(
     open_session: Open, lantern_ingot: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INGOT_EMULATION_DISCRETE", "1")
-    memory = open_session(lantern_ingot, chunk=8).memory()
+    session = open_session(lantern_ingot, chunk=8)
+    memory, size = session.memory(), session.model.record.weights_size
+    assert list(session.model.progress) == [size, size]
     assert memory.imported_bytes == 0 and memory.weights_bytes > 1_000_000
     assert memory.arena_bytes and memory.scratch_bytes and memory.state_bytes
 

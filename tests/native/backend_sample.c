@@ -60,6 +60,7 @@ static ingot_status model_open(const ingot_backend_program *program, const ingot
         takes[i] = opcode == INGOT_OPCODE_RMS_NORM || opcode == INGOT_OPCODE_SELECT_LAST ||
                    (opcode == INGOT_OPCODE_ATTENTION && is_set("INGOT_SAMPLE_TAKES", "attention"));
     }
+    ingot_backend_progress(options, program->weights_size, program->weights_size);
     *model = made;
     return INGOT_OK;
 }

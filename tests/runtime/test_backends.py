@@ -182,6 +182,20 @@ def test_auto_takes_the_device_that_wins(
         assert choose(model, software=True).backend == sample
 
 
+def test_whoever_waits_for_the_weights_is_told(lantern_ingot: Path, sample: str) -> None:
+    told: list[tuple[int, int]] = []
+    with Model(lantern_ingot, backend=sample, progress=lambda *both: told.append(both)) as model:
+        assert told == [(model.info.weights_size, model.info.weights_size)]
+
+
+def test_a_failure_while_somebody_watches_is_the_same(
+    lantern_ingot: Path, sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INGOT_SAMPLE_FAULT", "refuse")
+    with pytest.raises(HardwareError, match="no device of this number"):
+        Model(lantern_ingot, backend=sample, progress=lambda done, total: None)
+
+
 def test_inspect_shows_the_split(
     lantern_ingot: Path,
     sample: str,

@@ -37,6 +37,7 @@ def declarations(header: str) -> str:
     text = re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)
     text = text.replace("\\\n", " ")  # macros of several lines
     text = re.sub(r"^#ifdef __cplusplus\n.*?^#endif\n", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^static inline .*?^}\n", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^(#|__attribute__|_Static_assert).*\n", "", text, flags=re.MULTILINE)
     return text
 

@@ -51,6 +51,25 @@ def on_vulkan(vulkan: Backend, path: Path, count: int, kv: str) -> list[int]:
     return ids
 
 
+def test_an_upload_tells_how_far_it_is(
+    vulkan: Backend, vulkan_library: Path, lantern_ingot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imported weights are there at once; copied ones are told until the last byte."""
+    told: list[tuple[int, int]] = []
+
+    def note(done: int, total: int) -> None:
+        told.append((done, total))
+
+    def open_and_close() -> None:
+        Model(lantern_ingot, backend=str(vulkan_library), progress=note).close()
+
+    open_and_close()
+    assert told == []
+    monkeypatch.setenv("INGOT_VULKAN_NO_IMPORT", "1")
+    open_and_close()
+    assert told[-1][0] == told[-1][1] > 1_000_000
+
+
 def through_libingot(library: Path, path: Path, count: int, kv: str) -> list[int]:
     """Return greedy ids of a model on the backend; every instruction has to run there."""
     ids: list[int] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.backends import ASKED
+from ingot.cli.progress import moving_line
 from ingot.errors import InvalidArgumentError
 from ingot.generation import Options
 from ingot.model import Model
@@ -105,6 +106,7 @@ def open_model(args: argparse.Namespace) -> Model:
         guard=args.strict,
         backend=args.backend,
         device=args.device,
+        progress=moving_line(),
     )
     tell_choice(model)
     return model

@@ -7,10 +7,9 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
-from collections.abc import Callable
 
 from ingot.cli.arguments import Subparsers, UsageError, add_command, add_file
+from ingot.cli.progress import moving_line
 from ingot.cli.signing import add_signing, signed_manifest
 from ingot.deploy import Connection, Deployment, Destination, Options, deploy
 from ingot.errors import InvalidArgumentError
@@ -72,30 +71,12 @@ def run(args: argparse.Namespace) -> int:
     connection = Connection(args.ssh, args.remote_ingot, args.retries)
     options = Options(args.any_target, args.allow_older, args.no_canary, args.check)
     signed = signed_manifest(args)
-    done = deploy(args.file, signed, destination, connection, options, _progress(), args.dry_run)
+    done = deploy(args.file, signed, destination, connection, options, moving_line(), args.dry_run)
     if args.json:
         print(json.dumps(dataclasses.asdict(done)))
     else:
         _show(done)
     return 0
-
-
-def _progress() -> Callable[[int, int], None]:
-    """Return what shows progress on standard error: a line that moves, or one every 5 seconds."""
-    moves = sys.stderr.isatty()
-    state = {"next": time.monotonic() + (0.2 if moves else 5.0)}
-
-    def show(sent: int, total: int) -> None:
-        now = time.monotonic()
-        if now < state["next"] and not (moves and sent == total):
-            return
-        state["next"] = now + (0.2 if moves else 5.0)
-        end = "\r" if moves and sent < total else "\n"
-        share = 100 * sent / max(total, 1)
-        text = f"{sent / 1e6:8.1f} of {total / 1e6:.1f} MB ({share:.0f} %)"
-        print(text, end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 def _show(done: Deployment) -> None:
