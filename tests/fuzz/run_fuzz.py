@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "compressor"))
@@ -138,6 +139,7 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--seconds", type=int, default=60, help="time of each target; 0: only measure or merge")
+    add("--jobs", type=int, default=2, metavar="N", help="targets at a time (default 2)")
     add("--only", nargs="+", choices=list(TARGETS), default=list(TARGETS), metavar="TARGET")
     add("--merge", action="store_true", help="afterwards reduce the corpus to what it reaches")
     add("--keep", type=int, default=0, help="with --merge: commit so many small inputs as seeds")
@@ -163,9 +165,10 @@ def main() -> int:
         write_table({p.target.name: outcome_of(p, tools, False, measured=False) for p in places})
         return 0
     build(folder, tools, options.only)
-    outcomes = {}
-    for name in options.only:
-        outcomes[name] = run_target(Place(folder, cache, TARGETS[name]), tools, options)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        places = [Place(folder, cache, TARGETS[name]) for name in options.only]
+        found = pool.map(lambda place: run_target(place, tools, options), places)
+        outcomes = dict(zip(options.only, found, strict=True))
     if options.record:
         write_table(outcomes)
     return 1 if any(outcome.findings for outcome in outcomes.values()) else 0
