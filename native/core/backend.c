@@ -150,8 +150,10 @@ static ingot_status open_program(const ingot_model *model, const ingot_open_conf
         .weights_offset = file->weights_offset,
         .descriptor = ingot_platform_open_same(path, file->data, sizeof(ingot_header)),
     };
-    const ingot_backend_options options = {
-        .device = config->device, .cache_folder = config->cache_folder, .progress = config->progress};
+    const ingot_backend_options options = {.device = config->device,
+                                           .memory_limit = config->device_memory_limit,
+                                           .cache_folder = config->cache_folder,
+                                           .progress = config->progress};
     ingot_status status = backend->api->model_open(&program, &options, backend->takes, &backend->model);
     ingot_platform_close(program.descriptor);
     return status == INGOT_OK ? INGOT_OK : failed(backend->api, status);

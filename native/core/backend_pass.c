@@ -16,7 +16,8 @@ static ingot_status failed(const ingot_backend_model *backend, ingot_status stat
 
 /* What is left of the session's limit, at least a byte: 0 would be no limit. */
 static uint64_t room_of(const ingot_session *session) {
-    const uint64_t limit = session->config.memory_limit, taken = session->info.total_bytes - session->info.state_bytes;
+    const uint64_t limit = session->config.memory_limit, all = session->info.total_bytes;
+    const uint64_t taken = session->model->backend->keeps_state ? all - session->info.state_bytes : all;
     return limit == 0 ? 0 : limit > taken ? limit - taken : 1;
 }
 
@@ -25,6 +26,11 @@ static void add_memory(ingot_session *session) {
     const ingot_backend_model *backend = session->model->backend;
     backend->api->memory(session->device, &memory);
     ingot_memory_info *info = &session->info;
+    if (backend->takes_all && memory.weights_bytes != 0) { /* nobody reads the mapping any more: its pages go */
+        (void)ingot_platform_forget(session->model->file.weights, session->model->file.weights_size);
+        info->total_bytes -= info->weights_bytes;
+        info->weights_bytes = 0;
+    }
     info->device_bytes = memory.weights_bytes + memory.arena_bytes + memory.scratch_bytes + memory.state_bytes;
     if (backend->keeps_state) {
         info->total_bytes -= info->state_bytes;

@@ -28,7 +28,9 @@ ingot_status ingot_session_profile(ingot_session *session, uint32_t enable) {
     if (status != INGOT_OK) {
         return status;
     }
-    if (enable == 0) {
+    if (session->device != NULL) {
+        status = ingot_fail(INGOT_ERROR_WRONG_STATE, "a profile is of the CPU's instructions: open without a backend");
+    } else if (enable == 0) {
         free(session->profile);
         session->profile = NULL;
     } else if (session->profile == NULL) {

@@ -156,17 +156,19 @@ ingot_status ingot_cuda_weights_place(cuda_model *model, const ingot_backend_opt
     if (program->weights_size == 0) {
         return INGOT_OK;
     }
-    if (limit != 0 && program->weights_size > limit) {
+    if (model->integrated) {
+        if (register_pages(model) == INGOT_OK && (program->descriptor < 0 || reads_well(model))) {
+            return INGOT_OK;
+        }
+        release_pages(model);
+    }
+    if (limit != 0 && program->weights_size > limit) { /* of copies; the file's own pages take nothing more */
         return ingot_cuda_fail(INGOT_ERROR_MEMORY_LIMIT, "the weights take %llu bytes of the device, the limit is %llu",
                                (unsigned long long)program->weights_size, (unsigned long long)limit);
     }
     if (!model->integrated) {
         return upload(model, options);
     }
-    if (register_pages(model) == INGOT_OK && (program->descriptor < 0 || reads_well(model))) {
-        return INGOT_OK;
-    }
-    release_pages(model);
     return program->descriptor < 0 ? upload(model, options) : read_in_chunks(model, options);
 }
 

@@ -95,6 +95,7 @@ typedef struct ingot_open_config {
     uint32_t flags;    /* of ingot_open_flag */
     uint32_t isa_mask; /* levels that this model's kernels may be of, ref always; 0: ingot_cpu_mask() */
     uint32_t device;   /* of the backend */
+    uint64_t device_memory_limit; /* bytes that weights may take on the device, 0: no limit */
     const char *backend; /* "vulkan", "cuda", or a path with a slash; NULL or "cpu": none. See ingot_backend.h */
     uint64_t
         *progress; /* two numbers that change while the weights go to a device: bytes there, bytes in all; or NULL */
@@ -154,7 +155,7 @@ typedef struct ingot_session_config {
 typedef struct ingot_memory_info {
     uint32_t struct_size;
     uint32_t threads;
-    uint64_t weights_bytes; /* mapped */
+    uint64_t weights_bytes; /* mapped; 0 where a device has a copy and the mapping is not read */
     uint64_t arena_bytes;   /* activations and logits */
     uint64_t scratch_bytes; /* quantized activations, per-thread buffers */
     uint64_t state_bytes;   /* KV */

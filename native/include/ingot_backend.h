@@ -6,7 +6,7 @@
  * libingot has checked the file before a backend sees it: counts, ids, shapes, offsets and sizes can be trusted, the
  * bytes of the weights cannot. A backend never prints, aborts or calls back; what fails returns a status and leaves a
  * message for last_error() on this thread. One session is used by one thread at a time, several sessions of a model by
- * several. Nothing is allocated after session_open. */
+ * several. After session_open nothing is allocated but what a driver needs to record a pass of a new shape. */
 #ifndef INGOT_BACKEND_H
 #define INGOT_BACKEND_H
 

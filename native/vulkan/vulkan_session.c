@@ -64,11 +64,9 @@ static uint64_t staging_bytes(const ingot_vulkan_session *session) {
     return most;
 }
 
-static ingot_status open_states(ingot_vulkan_session *session) {
+static void place_states(ingot_vulkan_session *session) {
     const ingot_backend_program *program = &session->model->program;
-    const uint64_t blocks = session->config.capacity / 64;
-    ingot_status status = INGOT_OK;
-    for (uint32_t i = 0; i < program->instruction_count && status == INGOT_OK; i++) {
+    for (uint32_t i = 0; i < program->instruction_count; i++) {
         if (!session->model->takes[i] || program->instructions[i].opcode != INGOT_OPCODE_ATTENTION) {
             continue;
         }
@@ -79,9 +77,33 @@ static ingot_status open_states(ingot_vulkan_session *session) {
                                       .bytes = given->head_bytes * parameters->kv_heads,
                                       .key_bytes = given->key_bytes,
                                       .head_bytes = given->head_bytes};
-        status = ingot_vulkan_buffer_open(&session->model->device, blocks * state->bytes, INGOT_VULKAN_DEVICE,
-                                          &state->buffer);
-        session->state_bytes += blocks * state->bytes;
+        session->state_bytes += session->config.capacity / 64 * state->bytes;
+    }
+}
+
+/* Zeros: a saved block must not hold what another session left in memory. */
+static ingot_status clear_state(ingot_vulkan_session *session, const ingot_vulkan_state *state, uint64_t blocks) {
+    uint8_t *zeros = calloc(1, state->bytes);
+    ingot_status status =
+        zeros == NULL ? ingot_vulkan_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory to clear keys and values") : INGOT_OK;
+    for (uint64_t block = 0; block < blocks && status == INGOT_OK; block++) {
+        status = ingot_vulkan_copy_in(&session->model->device, &session->transfer, &state->buffer, block * state->bytes,
+                                      zeros, state->bytes);
+    }
+    free(zeros);
+    return status;
+}
+
+static ingot_status open_states(ingot_vulkan_session *session) {
+    const uint64_t blocks = session->config.capacity / 64;
+    ingot_status status = INGOT_OK;
+    for (uint32_t i = 0; i < session->model->program.instruction_count && status == INGOT_OK; i++) {
+        ingot_vulkan_state *state = &session->states[i];
+        if (state->bytes != 0) {
+            status = ingot_vulkan_buffer_open(&session->model->device, blocks * state->bytes, INGOT_VULKAN_DEVICE,
+                                              &state->buffer);
+            status = status == INGOT_OK ? clear_state(session, state, blocks) : status;
+        }
     }
     return status;
 }
@@ -105,19 +127,24 @@ static ingot_status open_buffers(ingot_vulkan_session *session) {
         {&session->pass, sizeof(ingot_vulkan_pass_head) + 4 * (uint64_t)config->chunk, INGOT_VULKAN_HOST},
         {&session->indirect, 16 * (uint64_t)program->instruction_count, INGOT_VULKAN_HOST},
     };
-    uint64_t total = 0;
-    ingot_status status = INGOT_OK;
-    for (uint32_t i = 0; i < sizeof wanted / sizeof wanted[0] && status == INGOT_OK; i++) {
+    const uint32_t count = sizeof wanted / sizeof wanted[0];
+    place_states(session);
+    uint64_t total = session->state_bytes + staging_bytes(session);
+    for (uint32_t i = 0; i < count; i++) {
         total += wanted[i].size;
-        status = ingot_vulkan_buffer_open(device, wanted[i].size, wanted[i].place, wanted[i].buffer);
     }
-    status = status == INGOT_OK ? open_states(session) : status;
-    total += session->state_bytes;
-    if (status == INGOT_OK && config->memory_limit != 0 && total > config->memory_limit) {
+    if (config->memory_limit != 0 && total > config->memory_limit) {
         return ingot_vulkan_fail(INGOT_ERROR_MEMORY_LIMIT, "a session of %llu bytes, the limit is %llu",
                                  (unsigned long long)total, (unsigned long long)config->memory_limit);
     }
-    return status == INGOT_OK ? ingot_vulkan_transfer_open(device, staging_bytes(session), &session->transfer) : status;
+    ingot_status status = ingot_vulkan_transfer_open(device, staging_bytes(session), &session->transfer);
+    for (uint32_t i = 0; i < count && status == INGOT_OK; i++) {
+        status = ingot_vulkan_buffer_open(device, wanted[i].size, wanted[i].place, wanted[i].buffer);
+    }
+    if (status == INGOT_OK) { /* no id: a pick that a shader leaves out is none, not what lay there */
+        memset(session->picks.mapped, 0xff, wanted[4].size);
+    }
+    return status == INGOT_OK ? open_states(session) : status;
 }
 
 static ingot_status open_sets(ingot_vulkan_session *session) {

@@ -27,7 +27,9 @@ static bool takes_instruction(const ingot_backend_program *program, uint64_t ran
     const uint32_t *operands = ingot_vulkan_operands(program, index);
     switch (program->instructions[index].opcode) {
         case INGOT_OPCODE_LINEAR: return takes_linear(program, index);
-        case INGOT_OPCODE_EMBED: return takes_weight(&program->tensors[operands[1]]);
+        case INGOT_OPCODE_EMBED: /* rows of a table are found by their dense places */
+            return takes_weight(&program->tensors[operands[1]]) &&
+                   program->tensors[operands[1]].sparsity == INGOT_SPARSITY_DENSE;
         case INGOT_OPCODE_ROPE: return program->tensors[operands[2]].size <= range - INGOT_TENSOR_ALIGNMENT;
         case INGOT_OPCODE_ATTENTION: {
             const ingot_attention_parameters *parameters = ingot_vulkan_parameters(program, index);

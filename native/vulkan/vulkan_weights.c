@@ -8,7 +8,13 @@
 #include "core/layout.h"
 #include "vulkan/vulkan_model.h"
 
-enum { TILES_OF_CUT = 4, UPLOAD_ROOM = 8 << 20, MOST_SEGMENT = 1 << 30, UNIT = 16 };
+enum {
+    TILES_OF_CUT = 4,
+    UPLOAD_ROOM = 8 << 20,
+    MOST_SEGMENT = 1 << 30,
+    UNIT = 16,
+    PADDING = 512 /* what a buffer may take beyond its bytes */
+};
 
 static uint32_t tiles_of(const ingot_tensor_record *record) {
     return record->role == INGOT_ROLE_WEIGHT ? (uint32_t)((record->shape[0] + INGOT_TILE_ROWS - 1) / INGOT_TILE_ROWS)
@@ -29,7 +35,9 @@ static uint64_t tile_at(const ingot_vulkan_model *model, uint32_t tensor, uint32
  * @return how many there are, 0 if four tiles are too long for a binding. */
 static uint32_t cut_tensor(const ingot_vulkan_model *model, uint32_t tensor, ingot_vulkan_piece *pieces) {
     const uint32_t tiles = tiles_of(&model->program.tensors[tensor]);
-    const uint64_t room = model->device.range - INGOT_TENSOR_ALIGNMENT;
+    const uint64_t largest = model->device.traits.largest_allocation, range = model->device.range;
+    const uint64_t most = largest != 0 && largest - PADDING < range ? largest - PADDING : range;
+    const uint64_t room = most - INGOT_TENSOR_ALIGNMENT;
     uint32_t count = 0;
     for (uint32_t first = 0, end; first < tiles; first = end) {
         const uint64_t begin = tile_at(model, tensor, first);
@@ -262,7 +270,8 @@ ingot_status ingot_vulkan_weights_open(ingot_vulkan_model *model, const ingot_ba
         return INGOT_OK;
     }
     const uint64_t largest = model->device.traits.largest_allocation;
-    upload to = {.most = largest != 0 && largest < MOST_SEGMENT ? largest : MOST_SEGMENT, .options = options};
+    upload to = {.most = largest != 0 && largest - PADDING < MOST_SEGMENT ? largest - PADDING : MOST_SEGMENT,
+                 .options = options};
     status = walk(model, &to, false);
     status = status == INGOT_OK ? open_segments(model, to.segment + 1, options->memory_limit) : status;
     if (status == INGOT_OK) {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-from ingot.canary import VectorRun, fingerprint
+from ingot.canary import VectorRun, fingerprint, library_digest
 from ingot.environment import cache_path, read_cache, write_cache
 from ingot.errors import IngotError, MissingExtraError
 from ingot.record import Record
@@ -157,7 +157,7 @@ def check_backend(model: Model, device: Device) -> tuple[str, ...]:
 
     A file without vectors cannot be checked: that is a problem too, the CPU needs no such trust.
     """
-    key = f"{fingerprint(model)}|{_key(device)}"
+    key = f"{fingerprint(model)}|{_key(model.native, device)}"
     values = read_cache(TRUST, key)
     if values is not None and isinstance(values.get("problems"), list):
         return tuple(str(problem) for problem in values["problems"])
@@ -171,8 +171,13 @@ def check_backend(model: Model, device: Device) -> tuple[str, ...]:
     return problems
 
 
-def _key(device: Device) -> str:
-    return f"{device.backend}|{device.index}|{device.name}|{device.driver}|{device.features}"
+def _key(native: Native, device: Device) -> str:
+    """Return what a measurement on a device depends on: its driver, and the backend's library."""
+    path = device.backend
+    if "/" not in path:
+        path = os.path.join(os.path.dirname(native.path), f"libingot_{path}.so")
+    texts = (device.name, device.driver, device.features, library_digest(path))
+    return "|".join((device.backend, str(device.index), *texts))
 
 
 def choose(model: Model, software: bool = False) -> Choice:
@@ -184,16 +189,14 @@ def choose(model: Model, software: bool = False) -> Choice:
     found, reasons = _usable(model, software)
     if not found:
         return Choice("cpu", 0, (*reasons, "no other device can be used"))
-    key = "|".join([fingerprint(model), *map(_key, found)])
+    key = "|".join([fingerprint(model), *(_key(model.native, device) for device in found)])
     kept = _kept(key, found)
     if kept is not None:
         return kept
-    choice = _measured(model, found, reasons)
-    write_cache(
-        CHOICE,
-        key,
-        {"backend": choice.backend, "device": choice.device, "reasons": list(choice.reasons)},
-    )
+    choice, whole = _measured(model, found, reasons)
+    if whole:  # what failed may have lacked memory for a moment: the next time tries it again
+        values = {"backend": choice.backend, "device": choice.device}
+        write_cache(CHOICE, key, {**values, "reasons": list(choice.reasons)})
     return choice
 
 
@@ -230,8 +233,9 @@ def _kept(key: str, found: list[Device]) -> Choice | None:
     return Choice(str(values["backend"]), int(values["device"]), reasons)
 
 
-def _measured(model: Model, found: list[Device], reasons: tuple[str, ...]) -> Choice:
-    """Race the CPU and the devices that agree with the file's vectors."""
+def _measured(model: Model, found: list[Device], reasons: tuple[str, ...]) -> tuple[Choice, bool]:
+    """Race the CPU and the devices that agree with the file's vectors; False: a trial failed."""
+    whole = True
     seconds = {("cpu", 0): _turn_seconds(model, "cpu", 0)}
     lines = [*reasons, f"cpu {1e3 * seconds['cpu', 0]:.1f} ms a turn"]
     for device in found:
@@ -240,20 +244,20 @@ def _measured(model: Model, found: list[Device], reasons: tuple[str, ...]) -> Ch
             problems = check_backend(model, device)
             if not problems:
                 seconds[place] = _turn_seconds(model, *place)
-                problems = ()
         except IngotError as error:
-            problems = (str(error).splitlines()[0],)
+            problems, whole = (str(error).splitlines()[0],), False
         text = problems[0] if problems else f"{1e3 * seconds[place]:.1f} ms a turn"
         lines.append(f"{device.backend} {device.name}: {text}")
     backend, index = min(seconds, key=lambda place: seconds[place])
-    return Choice(backend, index, tuple(lines))
+    return Choice(backend, index, tuple(lines)), whole
 
 
 def _turn_seconds(model: Model, backend: str, device: int) -> float:
     """Return the seconds of a turn by the rates of one short trial, the first pass not counted."""
     native, info = model.native, model.info
     handle = model.open_handle(0, backend, device)
-    prompt = min(PROMPT, info.chunk, info.context - DECODED - 1)
+    prompt = max(1, min(PROMPT, info.chunk, info.context // 2))
+    decoded = max(1, min(DECODED, info.context - prompt))
     session = open_native(native, handle, SessionConfig(min(info.context, 2 * PROMPT)))
     try:
         ids = [(7 * i) % info.vocabulary for i in range(prompt)]
@@ -263,10 +267,10 @@ def _turn_seconds(model: Model, backend: str, device: int) -> float:
         begin = time.perf_counter()
         native.check(evaluate(session, ids, len(ids), 1))
         middle = time.perf_counter()
-        for token in ids[:DECODED]:
+        for token in (ids * DECODED)[:decoded]:
             native.check(evaluate(session, [token], 1, 1))
         end = time.perf_counter()
     finally:
         native.ffi.release(session)
         native.ffi.release(handle)
-    return TURN[0] * (middle - begin) / prompt + TURN[1] * (end - middle) / DECODED
+    return TURN[0] * (middle - begin) / prompt + TURN[1] * (end - middle) / decoded

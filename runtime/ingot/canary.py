@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ingot._native import Native
     from ingot.model import Model
 
 __all__ = [
@@ -37,6 +36,7 @@ __all__ = [
     "check",
     "fingerprint",
     "known",
+    "library_digest",
     "settle",
 ]
 
@@ -128,19 +128,22 @@ def fingerprint(model: Model) -> str:
             read_topology(native).name,
             f"{int(native.lib.ingot_cpu_features()):x}:{int(native.lib.ingot_cpu_mask()):x}",
             f"{system.sysname} {system.release} {system.version} {system.machine}",
-            _library_digest(native),
+            library_digest(native.path),
             bytes(native.ffi.buffer(digest)).hex(),
         )
     )
 
 
-def _library_digest(native: Native) -> str:
-    """Name the library by its content: a copy that was damaged is another one."""
+def library_digest(path: str) -> str:
+    """Name a library by its content: a copy that was damaged is another one.
+
+    Raises: StorageError if it cannot be read.
+    """
     try:
-        with open(native.path, "rb") as file:
+        with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise StorageError(f"{native.path}: {error.strerror or error}") from error
+        raise StorageError(f"{path}: {error.strerror or error}") from error
     return f"{len(data)}:{zlib.crc32(data):08x}"
 
 

@@ -138,7 +138,11 @@ def test_a_device_with_memory_of_its_own_gets_a_copy(
     assert memory.arena_bytes and memory.scratch_bytes and memory.state_bytes
 
 
-def test_the_memory_limit_is_kept(table: Table, lantern_ingot: Path) -> None:
+def test_the_memory_limit_is_kept(
+    table: Table, lantern_ingot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Model(table, Container(lantern_ingot), lantern_ingot, limit=1000).close()  # imported
+    monkeypatch.setenv("INGOT_EMULATION_DISCRETE", "1")
     with pytest.raises(BackendError, match="the limit is 1000") as caught:
         Model(table, Container(lantern_ingot), lantern_ingot, limit=1000)
     assert caught.value.status == MEMORY_LIMIT

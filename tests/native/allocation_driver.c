@@ -182,9 +182,13 @@ static void feed_all(scene *self, float *logits) {
     for (uint32_t i = 0; i < TOKENS; i++) {
         tokens[i] = (int32_t)(i * 7 % self->info.vocabulary);
     }
-    TRY(self, ingot_session_profile(self->session, 1));
+    if (self->backend == NULL) {
+        TRY(self, ingot_session_profile(self->session, 1));
+    }
     TRY(self, ingot_session_eval(self->session, tokens, TOKENS, 1));
-    TRY(self, ingot_session_profile_read(self->session, 0, entries, MOST_ENTRIES, &count));
+    if (self->backend == NULL) {
+        TRY(self, ingot_session_profile_read(self->session, 0, entries, MOST_ENTRIES, &count));
+    }
     copy_block(self);
     TRY(self, ingot_session_fork(self->session, TOKENS, &self->child));
     if (!self->bad) {

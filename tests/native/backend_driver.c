@@ -63,6 +63,7 @@ static void check_backend(const char *path) {
     (void)unsetenv("INGOT_SAMPLE_FAULT");
     EXPECT(OK, ingot_session_create(model, NULL, &session));
     EXPECT(OK, ingot_session_eval(session, tokens, 3, 1));
+    EXPECT(ERROR_WRONG_STATE, ingot_session_profile(session, 1));
     ingot_session_cancel(session);
     EXPECT(ERROR_CANCELLED, ingot_session_trace(session, tokens, 1, 1, model->step_count));
     (void)setenv("INGOT_SAMPLE_FAULT", "lost", 1);

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from ingot import Model, backends
 from ingot._native import native
-from ingot.backends import Choice, Device, choose, devices
+from ingot.backends import Choice, Device, check_backend, choose, devices
 from ingot.cli import main
 from ingot.errors import HardwareError, InvalidArgumentError, MissingExtraError
 
@@ -88,7 +89,38 @@ def test_verify_names_the_op_that_is_wrong(
     capsys.readouterr()
     monkeypatch.setenv("INGOT_SAMPLE_FAULT", fault)
     assert main([*words, "--allow-split"]) == 1
-    assert "FAIL  against reference" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "FAIL  against reference" in said and ", rms_norm -> " in said
+
+
+def test_a_rebuilt_backend_is_tried_again(
+    lantern_ingot: Path, sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found of a library holds for its content, not for its name."""
+    library = Path(shutil.copy(sample, tmp_path / "copy.so"))
+    with Model(lantern_ingot) as model:
+        device = devices(model.native, str(library))[0]
+        assert check_backend(model, device) == ()
+        monkeypatch.setenv("INGOT_SAMPLE_FAULT", "norm")
+        assert check_backend(model, device) == ()  # known, not tried
+        with library.open("ab") as file:
+            file.write(b"another build")
+        assert check_backend(model, device)
+
+
+def test_a_trial_that_failed_is_made_again(
+    lantern_ingot: Path, sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "NAMES", ("cpu", sample))
+    with Model(lantern_ingot) as model:
+        monkeypatch.setenv("INGOT_SAMPLE_FAULT", "full")
+        assert "no memory" in choose(model, software=True).reasons[-1]
+        monkeypatch.delenv("INGOT_SAMPLE_FAULT")
+        assert "ms a turn" in choose(model, software=True).reasons[-1]
+
+
+def test_a_profile_is_of_the_cpu(lantern_ingot: Path, sample: str) -> None:
+    assert main(["bench", str(lantern_ingot), "--backend", sample, "--profile"]) == 2
 
 
 def test_a_wrong_device_is_left_for_the_cpu(

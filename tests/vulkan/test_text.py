@@ -11,6 +11,7 @@ import pytest
 from ingot.container import Container
 from ingot.format import Dtype
 from ingot.model import Model
+from ingot.session_config import MemoryInfo
 from tests.runtime import small_program
 from tests.vulkan.backend_driver import Backend, BackendModel, BackendSession
 
@@ -60,14 +61,21 @@ def test_an_upload_tells_how_far_it_is(
     def note(done: int, total: int) -> None:
         told.append((done, total))
 
-    def open_and_close() -> None:
-        Model(lantern_ingot, backend=str(vulkan_library), progress=note).close()
+    def open_and_look() -> MemoryInfo:
+        with (
+            Model(lantern_ingot, backend=str(vulkan_library), progress=note) as model,
+            model.session() as session,
+        ):
+            return session.memory()
 
-    open_and_close()
-    assert told == []
+    imported = open_and_look()
+    assert told == [] and imported.weights_bytes > 1_000_000
     monkeypatch.setenv("INGOT_VULKAN_NO_IMPORT", "1")
-    open_and_close()
+    copied = open_and_look()
     assert told[-1][0] == told[-1][1] > 1_000_000
+    # The weights count once: the mapping of a file whose weights were copied is not read again.
+    assert copied.weights_bytes == 0
+    assert copied.total_bytes < 1.05 * imported.total_bytes
 
 
 def through_libingot(library: Path, path: Path, count: int, kv: str) -> list[int]:

@@ -303,7 +303,7 @@ DEVICE tile_view open_tile(const cuda_weight &w, uint32_t tile) {
     view.head = w.data + tile * w.tile_bytes;
     if (w.tile_offsets != 0) {
         const uint8_t *start = w.data + w.tile_offsets[tile];
-        view.stored = *(const uint32_t *)start;
+        view.stored = smaller(*(const uint32_t *)start, supers); /* the file may change under us: no wild reads */
         view.list = start + 4;
         view.head = start + (4 + 2 * view.stored + 63) / 64 * 64;
         view.blocks = view.stored << w.super_shift;
@@ -342,7 +342,9 @@ DEVICE block_place place_in(const cuda_weight &w, const tile_view &view, uint32_
 template <class F>
 DEVICE block_place find_block(const cuda_weight &w, const tile_view &view, uint32_t j) {
     const uint32_t stored = j >> w.super_shift, inner = j & ((1u << w.super_shift) - 1);
-    return place_in<F>(w, view, stored, view.list != 0 && !PLANTED(15) ? list_entry(view, stored) : stored, inner);
+    const uint32_t last = ((w.blocks + (1u << w.super_shift) - 1) >> w.super_shift) - 1;
+    const bool listed = view.list != 0 && !PLANTED(15);
+    return place_in<F>(w, view, stored, listed ? smaller(list_entry(view, stored), last) : stored, inner);
 }
 
 #endif

@@ -101,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if min(args.prefill, args.decode, args.repeat) < 1:
         raise UsageError("--prefill, --decode and --repeat must be at least 1")
+    if args.backend != "cpu" and (args.profile or args.trace):
+        raise UsageError("--profile and --trace record the CPU's instructions: leave --backend out")
     if args.replay is not None:
         return _replay(args)
     with _model(args) as model, _open(model, args) as session:
@@ -137,7 +139,8 @@ def _profile(model: Model, args: argparse.Namespace, prefill: int) -> Recorded:
 def _replay(args: argparse.Namespace) -> int:
     """Run --replay."""
     transcript = read_transcript(args.replay)
-    with Model(args.file) as model:
+    with _model(args) as model:
+        tell_choice(model)
         report = replay(model, transcript, args.threads, DRAFTED, args.repeat)
     text = (
         f"{report['transcript']}: plain {report['plain_tokens_per_second']:.1f} tok/s, by lookup "
