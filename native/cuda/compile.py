@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 FOLDER = Path(__file__).resolve().parent
-SOURCES = ("gemv", "few", "prompt", "rows", "attention", "picks")
+SOURCES = ("gemv", "few", "prompt", "rows", "attention", "prompt_attention", "picks")
 CUBINS = ("sm_87", "sm_90")
 PTX = "compute_80"
 JETPACK_MAJOR = 12  # of the compiler whose output a JetPack 6 driver loads

@@ -54,6 +54,29 @@ static cuda_attention_args attention_args(const cuda_walk *walk, const cuda_step
     return args;
 }
 
+/* Many tokens with int8 keys: the matrix units; else as many rows together as there are, and for few tokens parts. */
+static ingot_status attend(const cuda_session *session, cuda_attention_args *args) {
+    const cuda_kernels *kernels = &session->model->kernels;
+    const uint32_t kv = session->config.kv_format - 1;
+    const uint32_t rows = args->m * (args->heads / args->kv_heads);
+    if (args->m > CUDA_FEW_TOKENS && kernels->attend_prompt[kv] != NULL) {
+        const uint32_t tiles = (rows + CUDA_PROMPT_ROWS - 1) / CUDA_PROMPT_ROWS;
+        const uint32_t parts = (args->d_padded + CUDA_PROMPT_HEAD - 1) / CUDA_PROMPT_HEAD;
+        return ingot_cuda_launch(session, kernels->attend_prompt[kv], args->kv_heads, tiles, parts, CUDA_PROMPT_THREADS,
+                                 args, "attention of a prompt");
+    }
+    uint32_t choice = 0;
+    while (choice + 1 < CUDA_ROW_COUNTS && 1u << choice < rows) {
+        choice++;
+    }
+    const uint32_t tiles = (rows + (1u << choice) - 1) >> choice;
+    if (args->m <= CUDA_FEW_TOKENS) {
+        args->splits = ingot_cuda_splits(session, args->kv_heads * tiles);
+    }
+    return ingot_cuda_launch(session, kernels->attend[kv][choice], args->kv_heads, tiles, args->splits, CUDA_SPAN, args,
+                             "attention");
+}
+
 ingot_status ingot_cuda_attention(cuda_walk *walk, uint32_t index, const cuda_step *rope, const cuda_step *next) {
     const cuda_session *session = walk->session;
     const cuda_kernels *kernels = &session->model->kernels;
@@ -65,19 +88,7 @@ ingot_status ingot_cuda_attention(cuda_walk *walk, uint32_t index, const cuda_st
     }
     ingot_status status = ingot_cuda_launch(session, kernels->prepare[kv], args.heads + 2 * args.kv_heads, args.m, 1,
                                             PREPARE_THREADS, &args, "rope and state");
-    const uint32_t rows = args.m * (args.heads / args.kv_heads);
-    uint32_t choice = 0;
-    while (choice + 1 < CUDA_ROW_COUNTS && 1u << choice < rows) {
-        choice++;
-    }
-    const uint32_t tiles = (rows + (1u << choice) - 1) >> choice;
-    if (args.m <= CUDA_FEW_TOKENS) {
-        args.splits = ingot_cuda_splits(session, args.kv_heads * tiles);
-    }
-    if (status == INGOT_OK) {
-        status = ingot_cuda_launch(session, kernels->attend[kv][choice], args.kv_heads, tiles, args.splits, CUDA_SPAN,
-                                   &args, "attention");
-    }
+    status = status == INGOT_OK ? attend(session, &args) : status;
     if (status == INGOT_OK && args.splits > 1) {
         if (args.d % 32 == 0 && args.heads * args.d % 128 == 0 && ingot_cuda_wants_rows(session->model, &step, next)) {
             walk->set = 0;

@@ -148,6 +148,10 @@ static ingot_status find_attention(cuda_model *model) {
             snprintf(name, sizeof name, "attend_%s_%u", states[kv], 1u << i);
             status = find(model, name, &model->kernels.attend[kv][i]);
         }
+        if (kv > 0 && status == INGOT_OK) {
+            snprintf(name, sizeof name, "attend_prompt_%s", states[kv]);
+            status = find(model, name, &model->kernels.attend_prompt[kv]);
+        }
         if (status != INGOT_OK) {
             return status;
         }

@@ -29,6 +29,7 @@ typedef struct cuda_kernels {
     cu_function normalize, elements, read_rate, merge, pick_segment, pick_merge;
     cu_function prepare[3];                  /* by ingot_kv_format - 1 */
     cu_function attend[3][CUDA_ROW_COUNTS];
+    cu_function attend_prompt[3];            /* none for f16 keys */
 } cuda_kernels;
 
 /* How the weights came to the device. */

@@ -26,6 +26,9 @@ enum {
     CUDA_SPAN = 128,         /* positions that a block of an attention takes at once: its threads */
     CUDA_MOST_ROWS = 8,      /* query rows of a block of an attention */
     CUDA_MOST_SPLITS = 64,   /* parts of the context */
+    CUDA_PROMPT_HEAD = 128,  /* d that a warp of an attention of many tokens makes */
+    CUDA_PROMPT_ROWS = 64,   /* query rows of a block of it: 16 of each warp */
+    CUDA_PROMPT_THREADS = 128,
     CUDA_PARTIAL = 2,        /* floats of a split's result before its sums: largest score, denominator */
     CUDA_MOST_PICKS = 64,
     CUDA_PICK_SEGMENT = 2048 /* logits that one block looks at */

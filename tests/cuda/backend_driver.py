@@ -242,6 +242,7 @@ class Session:
         self, model: Model, kv: str = "kv8", capacity: int = 512, chunk: int = 64, rows: int = 1
     ) -> None:
         self.model, self.chunk = model, chunk
+        self.kv = kv
         places, self.block_bytes = state_places(model.container, kv)
         config = SessionConfig(capacity, chunk, rows, KV_FORMATS[kv], self.block_bytes, places, 0)
         self.handle = c_void_p()

@@ -143,7 +143,30 @@ CASES = [
     ("kv8", 80, 150, 4),
     ("k8v4", 16, 0, 0),
     ("k8v4", 64, 70, 0),
+    ("kv8", 160, 0, 0),  # more than a warp of a prompt makes
 ]
+
+
+def attention_errors(
+    session: Session, d: int, window: int, sinks: int, passes: tuple[int, ...]
+) -> tuple[float, float, F32, F32]:
+    """Return the largest error, the largest median error of a pass, and all keys and values."""
+    rng = np.random.default_rng(d)
+    kv = session.kv
+    keys, values = np.zeros((0, KV_HEADS, d), np.float32), np.zeros((0, KV_HEADS, d), np.float32)
+    worst, median = 0.0, 0.0
+    for tokens in passes:
+        q, k, v, out = feed(session, d, tokens, rng)
+        keys, values = np.concatenate([keys, k]), np.concatenate([values, v])
+        errors = np.abs(out - expected_attention(q, keys, values, kv, window, sinks))
+        worst = np.maximum(worst, errors.max())  # NaN stays NaN
+        median = np.maximum(median, np.median(errors))
+    return float(worst), float(median), keys, values
+
+
+def small(worst: float, median: float, kv: str) -> bool:
+    """float32 sums of up to 261 terms of about 1; a query's code may fall the other way."""
+    return worst < (1e-5 if kv == "f16" else 2e-3) and median < 1e-6
 
 
 @pytest.mark.parametrize(("kv", "d", "window", "sinks"), CASES)
@@ -152,15 +175,9 @@ def test_attention_and_its_bytes(
 ) -> None:
     path = attention_program(tmp_path / "x.ingot", d, window, sinks)
     session = open_session(path, kv=kv, capacity=CONTEXT, chunk=64)
-    rng = np.random.default_rng(d)
-    keys, values = np.zeros((0, KV_HEADS, d), np.float32), np.zeros((0, KV_HEADS, d), np.float32)
-    for tokens in (1, 5, 64, 64, 64, 60, 2, 1):  # over several blocks, spans and splits
-        q, k, v, out = feed(session, d, tokens, rng)
-        keys, values = np.concatenate([keys, k]), np.concatenate([values, v])
-        expected = expected_attention(q, keys, values, kv, window, sinks)
-        # float32 sums of up to 261 terms of about 1; a query's code may fall the other way.
-        assert np.abs(out - expected).max() < (1e-5 if kv == "f16" else 2e-3)
-        assert np.median(np.abs(out - expected)) < 1e-6
+    passes = (1, 5, 64, 64, 64, 60, 2, 1)  # over several blocks, spans and splits
+    worst, median, keys, values = attention_errors(session, d, window, sinks, passes)
+    assert small(worst, median, kv)
     for block in range(4):
         part = slice(BLOCK * block, BLOCK * (block + 1))
         kept = b"".join(
@@ -168,6 +185,17 @@ def test_attention_and_its_bytes(
             for head in range(KV_HEADS)
         )
         assert session.state_read(block) == kept
+
+
+@pytest.mark.parametrize("plant", ["18", "19", "20"])
+def test_planted_faults_of_prompts_are_seen(
+    open_session: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: str
+) -> None:
+    """18 the first rows twice, 19 half of each key, 20 weights of 10 bits."""
+    monkeypatch.setenv("INGOT_PLANT", plant)
+    session = open_session(attention_program(tmp_path / "x.ingot", 64), kv="kv8", capacity=64)
+    worst, median, _, _ = attention_errors(session, 64, 0, 0, (20,))
+    assert not small(worst, median, "kv8")
 
 
 def test_state_moves_to_another_session(open_session: Open, tmp_path: Path) -> None:

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `rope` and `attention` over the state's blocks of 64 positions (drawn in kernels/attention/attention.h).
+/* `rope` and `attention` over the state's blocks of 64 positions; attention of many tokens is in prompt_attention.cu.
  *
  * prepare_*: one head of one token: rotates it, makes a query int8, or writes a key or a value to the state.
  * attend_*:  rows of queries of one KV head over a part of the context: a thread has one of 128 positions for the scores
  *            and four d for the sums; the largest score and the denominator run along (online softmax).
  * merge:     the parts' results of a row become one. */
-#include "device.cuh"
+#include "attention.cuh"
 
-enum { KV_F16 = 1, KV_KV8 = 2, KV_K8V4 = 3, STATE_BLOCK = 64, PREPARE_THREADS = 64 };
-
-#define NOTHING_SEEN (-3.0e38f)
+enum { PREPARE_THREADS = 64 };
 
 /* ---- one head of one token ---- */
 
@@ -162,39 +160,6 @@ KERNEL(prepare_k8v4, cuda_attention_args, PREPARE_THREADS) { prepare<KV_K8V4>(ar
 
 /* ---- rows of one KV head ---- */
 
-/* Of the 4 d from 4 * word on, of one position. */
-template <int KV>
-DEVICE void load_values(const cuda_attention_args &args, const uint8_t *values, uint32_t slot, uint32_t word,
-                        float (&v)[4]) {
-    if (KV == KV_F16) {
-        const uint2 pair = *(const uint2 *)(values + (slot * args.d_padded + 4 * word) * 2);
-        v[0] = half_to_float(pair.x & 0xffffu);
-        v[1] = half_to_float(pair.x >> 16);
-        v[2] = half_to_float(pair.y & 0xffffu);
-        v[3] = half_to_float(pair.y >> 16);
-        return;
-    }
-    uint32_t bytes;
-    float zero;
-    if (KV == KV_KV8) {
-        bytes = *(const uint32_t *)(values + slot * args.d_padded + 4 * word) ^ 0x80808080u;
-        zero = 8388608.0f + 128.0f;
-    } else {
-        bytes = *(const uint32_t *)(values + slot * args.d_padded / 2 + word / 4 * 8 + word % 2 * 4);
-        bytes = (word % 4 < 2 ? bytes : bytes >> 4) & 0x0f0f0f0fu;
-        zero = 8388608.0f + 8.0f;
-    }
-    UNROLL
-    for (int i = 0; i < 4; i++) v[i] = bits_to_float(pick_bytes(bytes, 0x4b000000u, 0x7440u + i)) - zero;
-}
-
-template <int KV>
-DEVICE float value_scale(const cuda_attention_args &args, const uint8_t *values, uint32_t slot) {
-    if (KV == KV_F16) return 1.0f;
-    const uint32_t bytes = KV == KV_KV8 ? args.d_padded : args.d_padded / 2;
-    return half_to_float(*(const uint16_t *)(values + STATE_BLOCK * bytes + 2 * slot));
-}
-
 /* Scores of all rows at one position. */
 template <int KV, int ROWS>
 DEVICE void score(const cuda_attention_args &args, const uint8_t *keys, uint32_t slot, const uint32_t *queries,
@@ -228,11 +193,6 @@ DEVICE void score(const cuda_attention_args &args, const uint8_t *keys, uint32_t
     const float scale = half_to_float(*(const uint16_t *)(keys + STATE_BLOCK * args.d_padded + 2 * slot));
     UNROLL
     for (int r = 0; r < ROWS; r++) scores[r] = (float)dot[r] * (scale * factors[r]);
-}
-
-DEVICE bool sees(const cuda_attention_args &args, uint32_t last, uint32_t position) {
-    const uint32_t window = PLANTED(5) ? args.window + 1 : args.window;
-    return position <= last && (args.window == 0 || position + window > last || position < args.sinks);
 }
 
 /* What a block of threads knows about its rows. */
