@@ -39,6 +39,18 @@ static void add_memory(ingot_session *session) {
     info->total_bytes += info->device_bytes;
 }
 
+/* With what the device says that it took: weights that both sides have are known only now. */
+static ingot_status check_total(const ingot_session *session) {
+    const uint64_t limit = session->config.memory_limit;
+    if (limit == 0 || session->info.total_bytes <= limit) {
+        return INGOT_OK;
+    }
+    return ingot_fail(INGOT_ERROR_MEMORY_LIMIT,
+                      "context %u with backend '%s' needs %.3f GB, %.3f GB of them on the device; the limit is %.3f GB",
+                      session->context, session->model->backend->api->name, (double)session->info.total_bytes / 1e9,
+                      (double)session->info.device_bytes / 1e9, (double)limit / 1e9);
+}
+
 ingot_status ingot_backend_session_open(ingot_session *session) {
     const ingot_model *model = session->model;
     const ingot_backend_model *backend = model->backend;
@@ -65,6 +77,7 @@ ingot_status ingot_backend_session_open(ingot_session *session) {
     free(states);
     if (status == INGOT_OK) {
         add_memory(session);
+        status = check_total(session);
     }
     return status;
 }

@@ -60,6 +60,9 @@ static void check_backend(const char *path) {
     (void)setenv("INGOT_SAMPLE_FAULT", "full", 1);
     ingot_session *session = NULL;
     EXPECT(ERROR_OUT_OF_MEMORY, ingot_session_create(model, NULL, &session));
+    (void)setenv("INGOT_SAMPLE_FAULT", "weights", 1); /* copies of a TB */
+    const ingot_session_config limited = {.struct_size = sizeof limited, .memory_limit = 1u << 30};
+    EXPECT(ERROR_MEMORY_LIMIT, ingot_session_create(model, &limited, &session));
     (void)unsetenv("INGOT_SAMPLE_FAULT");
     EXPECT(OK, ingot_session_create(model, NULL, &session));
     EXPECT(OK, ingot_session_eval(session, tokens, 3, 1));

@@ -16,7 +16,7 @@ from ingot import Model, backends
 from ingot._native import native
 from ingot.backends import Choice, Device, check_backend, choose, devices
 from ingot.cli import main
-from ingot.errors import HardwareError, InvalidArgumentError, MissingExtraError
+from ingot.errors import HardwareError, InvalidArgumentError, MemoryLimitError, MissingExtraError
 
 PROMPT = [1, 20, 300, 4, 50, 600, 7]
 
@@ -155,6 +155,16 @@ def test_a_device_that_is_refused_says_why(
     monkeypatch.setenv("INGOT_SAMPLE_FAULT", fault)
     with pytest.raises(kind, match=text):
         Model(lantern_ingot, backend=sample)
+
+
+def test_copies_of_the_device_count_against_the_limit(
+    lantern_ingot: Path, sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model(lantern_ingot, backend=sample) as model:
+        model.session(threads=1, memory_limit="1G").close()
+        monkeypatch.setenv("INGOT_SAMPLE_FAULT", "weights")
+        with pytest.raises(MemoryLimitError, match=r"1099.* GB of them on the device; the limit"):
+            model.session(threads=1, memory_limit="1G")
 
 
 def test_a_lost_device_is_an_error_and_feeds_nothing(

@@ -38,10 +38,11 @@ class LinearProgram:
         self.b = ProgramBuilder(chunk=32)
         self.dtype, self.group, self.layout = dtype, group, layout
         self.k, self.n, self.seed, self.sparse = k, n, 0, sparse
+        self.dense = {"table"}  # whatever `sparse` says
 
     def weight(self, name: str, n: int, k: int) -> str:
         self.seed += 1
-        sparse = self.sparse and name != "table"
+        sparse = self.sparse and name not in self.dense
         made = make(self.dtype, self.group, n, k, seed=self.seed, layout=self.layout, sparse=sparse)
         return self.b.weight(name, made)
 

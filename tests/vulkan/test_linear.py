@@ -93,6 +93,17 @@ def test_sparse_by_superblock(
                 assert worst(checks).passed, (k, n, count, worst(checks))
 
 
+def test_a_sparse_table_stays_on_the_cpu(vulkan: Backend, tmp_path: Path) -> None:
+    program = LinearProgram(Dtype.Q4, 64, Layout.T16, 200, 45, sparse=True)
+    program.dense = set()
+    with (
+        Container(program.write(tmp_path / "sparse.ingot")) as container,
+        BackendModel(vulkan, container) as model,
+    ):
+        assert model.takes[0] == 0  # the embedding
+        assert all(model.takes[1:])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [Dtype.Q8, Dtype.Q6, Dtype.C3, Dtype.T2])
 def test_without_integer_dot_product(
