@@ -81,16 +81,19 @@ static void place_states(ingot_vulkan_session *session) {
     }
 }
 
-/* Zeros: a saved block must not hold what another session left in memory. */
-static ingot_status clear_state(ingot_vulkan_session *session, const ingot_vulkan_state *state, uint64_t blocks) {
-    uint8_t *zeros = calloc(1, state->bytes);
-    ingot_status status =
-        zeros == NULL ? ingot_vulkan_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory to clear keys and values") : INGOT_OK;
-    for (uint64_t block = 0; block < blocks && status == INGOT_OK; block++) {
-        status = ingot_vulkan_copy_in(&session->model->device, &session->transfer, &state->buffer, block * state->bytes,
-                                      zeros, state->bytes);
+static ingot_status fill(ingot_vulkan_session *session, const ingot_vulkan_buffer *buffer, uint64_t bytes, int value) {
+    enum { PIECE = 1 << 16 };
+    uint8_t *piece = malloc(PIECE);
+    if (piece == NULL) {
+        return ingot_vulkan_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory to fill a buffer");
     }
-    free(zeros);
+    memset(piece, value, PIECE);
+    ingot_status status = INGOT_OK;
+    for (uint64_t start = 0; start < bytes && status == INGOT_OK; start += PIECE) {
+        const uint64_t count = bytes - start < PIECE ? bytes - start : PIECE;
+        status = ingot_vulkan_copy_in(&session->model->device, &session->transfer, buffer, start, piece, count);
+    }
+    free(piece);
     return status;
 }
 
@@ -102,7 +105,8 @@ static ingot_status open_states(ingot_vulkan_session *session) {
         if (state->bytes != 0) {
             status = ingot_vulkan_buffer_open(&session->model->device, blocks * state->bytes, INGOT_VULKAN_DEVICE,
                                               &state->buffer);
-            status = status == INGOT_OK ? clear_state(session, state, blocks) : status;
+            /* A saved block must not hold what another session left in memory. */
+            status = status == INGOT_OK ? fill(session, &state->buffer, blocks * state->bytes, 0) : status;
         }
     }
     return status;
@@ -143,6 +147,11 @@ static ingot_status open_buffers(ingot_vulkan_session *session) {
     }
     if (status == INGOT_OK) { /* no id: a pick that a shader leaves out is none, not what lay there */
         memset(session->picks.mapped, 0xff, wanted[4].size);
+    }
+    /* Under validation, what an op forgets to write is NaN and not what an earlier session left. */
+    const uint32_t filled = ingot_vulkan_setting("VALIDATE", 0) != 0 ? 4 : 0;
+    for (uint32_t i = 0; i < filled && status == INGOT_OK; i++) {
+        status = fill(session, wanted[i].buffer, wanted[i].size, 0xff);
     }
     return status == INGOT_OK ? open_states(session) : status;
 }

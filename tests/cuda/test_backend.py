@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,10 +111,18 @@ def resident_bytes(model: Model) -> int:
 
 @pytest.mark.parametrize("registering", ["", "fail", "slow"])
 def test_weights_of_an_integrated_device_exist_once(
-    open_session: Open, lantern_ingot: Path, monkeypatch: pytest.MonkeyPatch, registering: str
+    open_session: Open,
+    lantern_ingot: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    registering: str,
 ) -> None:
     monkeypatch.setenv("INGOT_EMULATION_REGISTER", registering)
-    session = open_session(lantern_ingot, chunk=8)
+    path = tmp_path / "own.ingot"  # pages that another test has mapped stay in the page cache
+    path.write_bytes(lantern_ingot.read_bytes())
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    session = open_session(path, chunk=8)
     size = session.model.record.weights_size
     memory = session.memory()
     expected = (size, 0) if registering else (0, size)

@@ -52,12 +52,17 @@ def write_first_inputs(place: Place) -> None:
         (folder / f"{index}.bin").write_bytes(data)
 
 
-def fuzz(place: Place, seconds: int) -> int:
-    """Run a target for a time; return how many findings it left."""
+def fuzz(place: Place, seconds: int, seed: int) -> int:
+    """Run a target for a time; return how many findings it left. A seed of 0 is a random one."""
     findings = place.work / "findings"
     for path in findings.iterdir():
         path.unlink()
-    options = [f"-max_total_time={seconds}", *LIMITS, f"-artifact_prefix={findings}/"]
+    options = [
+        f"-max_total_time={seconds}",
+        f"-seed={seed}",
+        *LIMITS,
+        f"-artifact_prefix={findings}/",
+    ]
     with (place.work / "log.txt").open("w", encoding="utf-8") as log:
         done = subprocess.run(
             place.command([*options, place.corpus, *place.seeds]),
@@ -120,7 +125,7 @@ def run_target(place: Place, tools: Tools, options: argparse.Namespace) -> Outco
     """Fuzz or merge one target and tell what came of it."""
     prepare(place)
     write_first_inputs(place)
-    failed = fuzz(place, options.seconds) if options.seconds else 0
+    failed = fuzz(place, options.seconds, options.seed) if options.seconds else 0
     if options.merge:
         merge(place, options.keep)
     if failed:
@@ -139,6 +144,7 @@ def parse() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--seconds", type=int, default=60, help="time of each target; 0: only measure or merge")
+    add("--seed", type=int, default=0, help="of the inputs; 0: another in each run (default)")
     add("--jobs", type=int, default=2, metavar="N", help="targets at a time (default 2)")
     add("--only", nargs="+", choices=list(TARGETS), default=list(TARGETS), metavar="TARGET")
     add("--merge", action="store_true", help="afterwards reduce the corpus to what it reaches")

@@ -127,7 +127,7 @@ static int check_crew(int planted) {
 }
 
 /* A worker that sat out must not take CPU time. */
-static int check_idle(void) {
+static int check_idle_once(double *taken) {
     ingot_pool *pool = NULL;
     if (ingot_pool_create(THREADS, NULL, 0, &pool) != INGOT_OK) {
         return fail("idle", ingot_last_error());
@@ -142,12 +142,24 @@ static int check_idle(void) {
     own = ingot_platform_clock_seconds(ingot_platform_thread_clock()) - own;
     all = ingot_platform_process_seconds() - all;
     ingot_pool_destroy(pool);
-    if (all - own > 0.02) {
-        printf("workers took %.3f of 0.1 s\n", all - own);
-        return fail("idle", "workers without work took CPU time");
-    }
-    printf("ok   workers that sit out sleep\n");
+    *taken = all - own;
     return 0;
+}
+
+/* Five times: a pause of the machine is charged to whoever was about to sleep. One that spins does so each time. */
+static int check_idle(void) {
+    double taken = 0;
+    for (int i = 0; i < 5; i++) {
+        if (check_idle_once(&taken) != 0) {
+            return 1;
+        }
+        if (taken <= 0.02) {
+            printf("ok   workers that sit out sleep\n");
+            return 0;
+        }
+    }
+    printf("workers took %.3f of 0.1 s\n", taken);
+    return fail("idle", "workers without work took CPU time");
 }
 
 int main(int count, char **arguments) {

@@ -8,11 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ingot.cli import main
 from ingot.container import Container, replace_sections
 from ingot.format import Section
 from tests.runtime.fake_library import binding
+
+# The same examples each time: a commit is judged by what it changed. A slow machine is no fault.
+settings.register_profile(
+    "suite",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.content }} {% endfor %}"

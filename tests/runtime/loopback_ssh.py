@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 WAIT_S = 30.0
+PORTS = 3  # to try: another process may take one that was free
 SETTINGS = """
 Port {port}
 ListenAddress 127.0.0.1
@@ -52,6 +53,16 @@ class Server:
         for name in ("host_key", "user_key"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(command, check=True)
+        for left in reversed(range(PORTS)):
+            try:
+                self._start(server, folder)
+                break
+            except NoServer:
+                if left == 0:
+                    raise
+
+    def _start(self, server: str, folder: Path) -> None:
+        """Start at a port that was free a moment ago."""
         port = _free_port()
         settings = folder / "sshd_config"
         settings.write_text(SETTINGS.format(port=port, folder=folder), encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ingot.container import Container, Contents, write_container
@@ -27,9 +27,7 @@ from tests.runtime.random_weights import make
 
 FORMATS = [(dtype, group) for dtype in WEIGHT_DTYPES for group in WEIGHT_FORMATS[dtype].groups]
 VALID = valid_file()
-QUICK = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+QUICK = settings(max_examples=25)
 
 
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingot import Model, Sampling
+from ingot import Model, Sampling, Session
 from ingot.container import Container, replace_sections
 from ingot.errors import (
     CancelledError,
@@ -113,12 +113,23 @@ def _embedding(path: Path) -> int:
 
 
 def test_cancel_of_a_long_prefill_takes_effect_soon(model: Model) -> None:
+    done = threading.Event()
+
+    def cancel(session: Session) -> None:
+        while not done.wait(0.005):  # one alone may come between two calls, where it means nothing
+            session.cancel()
+
     with model.session(chunk=1, threads=1) as session:
-        threading.Timer(0.02, session.cancel).start()
-        with pytest.raises(CancelledError):
-            while True:
-                session.reset()
-                session.feed([1, *[403] * 500])
+        thread = threading.Thread(target=cancel, args=(session,))
+        thread.start()
+        try:
+            with pytest.raises(CancelledError):
+                for _ in range(10_000):
+                    session.reset()
+                    session.feed([1, *[403] * 500])
+        finally:
+            done.set()
+            thread.join()
         kept = session.token_count
         assert kept <= 501
         assert session.generate([403], max_tokens=2).finish_reason == "length"

@@ -35,7 +35,7 @@ CODEBOOK = np.array(
 
 
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 50), k=st.integers(1, 600), seed=st.integers(0, 9))
 def test_round_trip(dtype: Dtype, group: int, n: int, k: int, seed: int) -> None:
     for layout in WEIGHT_FORMATS[dtype].layouts:
@@ -48,7 +48,7 @@ def test_round_trip(dtype: Dtype, group: int, n: int, k: int, seed: int) -> None
 
 
 @pytest.mark.parametrize(("dtype", "group"), FORMATS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(n=st.integers(1, 50), k=st.integers(1, 900), seed=st.integers(0, 9))
 def test_sparse_round_trip(dtype: Dtype, group: int, n: int, k: int, seed: int) -> None:
     weight = make(dtype, group, n, k, seed, sparse=True)

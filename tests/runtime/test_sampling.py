@@ -51,7 +51,7 @@ def test_top_k_among_equals_keeps_the_lower_ids() -> None:
     assert set(_kept(Sampling(temperature=1, top_k=3), np.zeros(6, np.float32))) == {0, 1, 2}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(2, 400), st.floats(0.05, 0.999))
 def test_top_p_equals_a_full_sort(seed: int, size: int, top_p: float) -> None:
     logits = np.random.default_rng(seed).normal(0, 3, size).astype(np.float32)

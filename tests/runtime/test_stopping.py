@@ -36,7 +36,7 @@ def test_the_stop_that_ends_first_wins_and_then_the_longest() -> None:
     assert _passed(["xabcd"], ["abcd", "b"]) == ("xa", "b")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.text("ab", max_size=12),
     st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),

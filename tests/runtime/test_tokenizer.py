@@ -56,7 +56,7 @@ def _oneshot(tokenizer: Tokenizer, ids: list[int]) -> str:
     return str(tokenizer._engine.decode(ids, skip_special_tokens=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=20))
 def test_text_comes_back_in_whole_characters(text: str) -> None:
     text = text + HARD_TEXT
@@ -75,7 +75,7 @@ def _ends(ids: list[int], index: int) -> bool:
     return index + 1 == len(ids) or ids[index + 1] & 0xC0 != 0x80
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.integers(0, 257), max_size=40))
 def test_any_bytes_decode_as_in_one_go(ids: list[int]) -> None:
     tokenizer = byte_tokenizer()

@@ -58,7 +58,7 @@ def test_no_choice_changes_a_bit(model: Model) -> None:
     native, plain = model.native, opened(model)
     expected = logits(model, plain)
     session = opened(model)
-    tuned = measure(native, session, 0.02)
+    tuned = measure(native, session, 1.0)
     assert np.array_equal(logits(model, session), expected)
     assert {one.phase for one in tuned.candidates} <= {"decode", "prefill"}
     assert tuned.candidates and all(one.seconds > 0 for one in tuned.candidates)
@@ -184,7 +184,7 @@ def test_the_key_depends_on_the_layout(model: Model, lantern_ingot: Path, storie
 
 
 def test_the_command(cache: Path, lantern_ingot: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["tune", str(lantern_ingot), "--seconds", "0.02"]
+    arguments = ["tune", str(lantern_ingot), "--seconds", "1"]
     assert main([*arguments, "--json", "--force"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["measured"] and report["candidates"] and report["topology"]["threads"] >= 1

@@ -247,7 +247,7 @@ class BackendSession:
 
     def read(self, tensor: int, rows: int) -> F32:
         width = self.model.container.tensors[tensor].shape[1]
-        out = np.empty((rows, width), np.float32)
+        out = np.full((rows, width), np.nan, np.float32)
         pointer = self.backend.ffi.from_buffer("float[]", out)
         self.backend.check(self.backend.table.read(self.handle, tensor, rows, pointer, width))
         return out
