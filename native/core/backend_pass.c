@@ -26,7 +26,8 @@ static void add_memory(ingot_session *session) {
     const ingot_backend_model *backend = session->model->backend;
     backend->api->memory(session->device, &memory);
     ingot_memory_info *info = &session->info;
-    if (backend->takes_all && memory.weights_bytes != 0) { /* nobody reads the mapping any more: its pages go */
+    const bool copied = memory.weights_bytes != 0 && memory.imported_bytes == 0;
+    if (backend->takes_all && copied) { /* nobody reads the mapping any more: its pages go */
         (void)ingot_platform_forget(session->model->file.weights, session->model->file.weights_size);
         info->total_bytes -= info->weights_bytes;
         info->weights_bytes = 0;

@@ -82,7 +82,7 @@ static void place_states(ingot_vulkan_session *session) {
 }
 
 static ingot_status fill(ingot_vulkan_session *session, const ingot_vulkan_buffer *buffer, uint64_t bytes, int value) {
-    enum { PIECE = 1 << 16 };
+    enum { PIECE = 1 << 20 };
     uint8_t *piece = malloc(PIECE);
     if (piece == NULL) {
         return ingot_vulkan_fail(INGOT_ERROR_OUT_OF_MEMORY, "no memory to fill a buffer");

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 from ingot import Model as CpuModel
+from ingot._native import native
+from ingot.backends import open_on
 from ingot.container import Container
-from ingot.format import Dtype
+from ingot.format import Dtype, Section
 from tests.cuda import backend_driver
 from tests.cuda.backend_driver import BackendError, Device, Model, Session, Table
 from tests.cuda.conftest import Open
-from tests.cuda.emulation.build import BACKEND
+from tests.cuda.emulation.build import BACKEND, DRIVER
+from tests.cuda.linear_program import linear_program
 from tests.runtime.small_program import every_op
 
 HARDWARE, MEMORY_LIMIT = 60, 41
@@ -263,6 +266,27 @@ def test_greedy_text_is_the_cpu_s(open_session: Open, lantern_ingot: Path) -> No
             expected.append(int(logits.argmax()))
             logits = cpu.feed(expected[-1:])
     assert session.greedy(PROMPT, 8) == expected
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_weights_that_the_device_reads_in_place_are_counted(
+    emulation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sparse: bool
+) -> None:
+    """The offsets of sparse tiles are memory of the device, and no copy of the weights."""
+    monkeypatch.setenv("INGOT_CUDA_DRIVER", str(emulation / DRIVER))
+    path = linear_program(tmp_path / "x.ingot", Dtype.Q8, 32, sparse)
+    library = native()
+    ffi, lib = library.ffi, library.lib
+    config, model = library.struct("ingot_open_config"), ffi.new("ingot_model **")
+    open_on(library, str(path), str(emulation / BACKEND), config, model, None)
+    session, memory = ffi.new("ingot_session **"), library.struct("ingot_memory_info")
+    library.check(lib.ingot_session_create(model[0], ffi.NULL, session))
+    library.check(lib.ingot_session_memory(session[0], memory))
+    lib.ingot_session_destroy(session[0])
+    lib.ingot_model_close(model[0])
+    with Container(path) as container:
+        assert memory.weights_bytes == len(container.section(Section.WEIGHTS))
+    assert memory.total_bytes > memory.weights_bytes
 
 
 def test_structures_are_the_header_s(repo_root: Path) -> None:

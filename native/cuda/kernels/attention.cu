@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `rope` and `attention` over the state's blocks of 64 positions; attention of many tokens is in prompt_attention.cu.
+/* `rope` and `attention` over the state's blocks of 64 positions; that of many tokens over int8 keys is in prompt_attention.cu.
  *
  * prepare_*: one head of one token: rotates it, makes a query int8, or writes a key or a value to the state.
  * attend_*:  rows of queries of one KV head over a part of the context: a thread has one of 128 positions for the scores

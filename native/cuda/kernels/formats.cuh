@@ -303,7 +303,9 @@ DEVICE tile_view open_tile(const cuda_weight &w, uint32_t tile) {
     view.head = w.data + tile * w.tile_bytes;
     if (w.tile_offsets != 0) {
         const uint8_t *start = w.data + w.tile_offsets[tile];
-        view.stored = smaller(*(const uint32_t *)start, supers); /* the file may change under us: no wild reads */
+        /* The file may change under us: what it says then is held to the tile, give or take a superblock. */
+        const uint64_t most = (w.tile_offsets[tile + 1] - w.tile_offsets[tile]) / w.super_bytes + 1;
+        view.stored = smaller(smaller(*(const uint32_t *)start, supers), (uint32_t)most);
         view.list = start + 4;
         view.head = start + (4 + 2 * view.stored + 63) / 64 * 64;
         view.blocks = view.stored << w.super_shift;
@@ -344,7 +346,9 @@ DEVICE block_place find_block(const cuda_weight &w, const tile_view &view, uint3
     const uint32_t stored = j >> w.super_shift, inner = j & ((1u << w.super_shift) - 1);
     const uint32_t last = ((w.blocks + (1u << w.super_shift) - 1) >> w.super_shift) - 1;
     const bool listed = view.list != 0 && !PLANTED(15);
-    return place_in<F>(w, view, stored, listed ? smaller(list_entry(view, stored), last) : stored, inner);
+    block_place place = place_in<F>(w, view, stored, listed ? smaller(list_entry(view, stored), last) : stored, inner);
+    place.index = smaller(place.index, w.blocks - 1);
+    return place;
 }
 
 #endif

@@ -201,7 +201,7 @@ typedef struct gemm_place {
         "dec %[count]\n\t"                                       \
         "jnz 1b\n\t"                                             \
         GEMM_MOVE_SUMS(GEMM_STORE_SUM)                           \
-        : [cell] "+r"(cell), [block] "+r"(block), [ahead] "+r"(ahead), [start] "+r"(start), [count] "+r"(count) \
+        : [cell] "+&r"(cell), [block] "+&r"(block), [ahead] "+&r"(ahead), [start] "+&r"(start), [count] "+&r"(count) \
         : [sums] "r"(rows.start), [fifth] "r"(rows.start + 4 * rows.stride), [stride] "r"(rows.stride), \
           [three] "r"(3 * rows.stride), [magic] "m"(magic), [scale] "i"(offsetof(gemm_cell, scale)),            \
           [base] "i"(offsetof(gemm_cell, base)), [zeros] "i"(offsetof(gemm_cell, zeros)),                       \
@@ -216,7 +216,7 @@ typedef struct gemm_place {
 /* `count` blocks that follow each other, from `cell`, `block` of the panel and `start` on; at least one. */
 LINEAR_INLINE void gemm_blocks(const gemm_cell *cell, const uint8_t *block, size_t panel_bytes, const gemm_start *start,
                                uint64_t count, linear_format format, gemm_place rows) {
-    const uint8_t *ahead = block + panel_bytes;
+    uintptr_t ahead = (uintptr_t)block + panel_bytes; /* behind the last panel there is nothing */
     const float magic = GEMM_MAGIC;
     if (format == LINEAR_T2) {
         GEMM_LOOP(GEMM_START_PLAIN, GEMM_ADD_WHOLE);
