@@ -97,8 +97,7 @@ typedef struct ingot_open_config {
     uint32_t device;   /* of the backend */
     uint64_t device_memory_limit; /* bytes that weights may take on the device, 0: no limit */
     const char *backend; /* "vulkan", "cuda", or a path with a slash; NULL or "cpu": none. See ingot_backend.h */
-    uint64_t
-        *progress; /* two numbers that change while the weights go to a device: bytes there, bytes in all; or NULL */
+    uint64_t *progress; /* changes while weights go to a device: bytes there, bytes in all; NULL: nobody looks */
     const char *cache_folder; /* where the backend may keep what its driver compiled; NULL: nowhere */
 } ingot_open_config;
 

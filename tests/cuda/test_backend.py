@@ -17,6 +17,7 @@ from ingot import Model as CpuModel
 from ingot._native import native
 from ingot.backends import open_on
 from ingot.container import Container
+from ingot.errors import MemoryLimitError
 from ingot.format import Dtype, Section
 from tests.cuda import backend_driver
 from tests.cuda.backend_driver import BackendError, Device, Model, Session, Table
@@ -287,6 +288,26 @@ def test_weights_that_the_device_reads_in_place_are_counted(
     with Container(path) as container:
         assert memory.weights_bytes == len(container.section(Section.WEIGHTS))
     assert memory.total_bytes > memory.weights_bytes
+
+
+def test_the_device_s_limit_holds_for_copies_alone(
+    emulation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """device_memory_limit of the open configuration reaches the backend."""
+    monkeypatch.setenv("INGOT_CUDA_DRIVER", str(emulation / DRIVER))
+    path = linear_program(tmp_path / "x.ingot", Dtype.Q8, 32, False)
+    library = native()
+
+    def opens() -> None:
+        config, model = library.struct("ingot_open_config"), library.ffi.new("ingot_model **")
+        config.device_memory_limit = 1
+        open_on(library, str(path), str(emulation / BACKEND), config, model, None)
+        library.lib.ingot_model_close(model[0])
+
+    opens()
+    monkeypatch.setenv("INGOT_EMULATION_DISCRETE", "1")
+    with pytest.raises(MemoryLimitError):
+        opens()
 
 
 def test_structures_are_the_header_s(repo_root: Path) -> None:

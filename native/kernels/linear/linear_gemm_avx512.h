@@ -5,7 +5,8 @@
  * over it, and its sums wait in `out` for the next slab. Per 32 k the multipliers get 128 vpdpbusd and the 32 products and
  * fused additions that the arithmetic asks for: at most 0.80 of the peak where they share their ports. A conversion to
  * float would share them too, so that dot products start at the bits of 1.5 * 2^23: as a float such a sum is that number
- * plus the dot product, which stays below 2^21. Sub-scales take it off in their product, other formats subtract it. A format takes part through the functions of linear_avx512.h alone. */
+ * plus the dot product, which stays below 2^21. Sub-scales take it off in their product, other formats subtract it. A
+ * format takes part through the functions of linear_avx512.h, and in gemm_blocks by the kind of its scales. */
 #ifndef INGOT_KERNELS_LINEAR_GEMM_AVX512_H
 #define INGOT_KERNELS_LINEAR_GEMM_AVX512_H
 

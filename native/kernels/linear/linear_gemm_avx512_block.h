@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The inner loop of linear_gemm_avx512.h: blocks of a slab, two tiles times eight tokens.
  *
- * Assembly, because the place of the sums counts: 13 of the 16 fit beside the dot products, and a compiler that keeps all of
- * them in memory makes the loop an eighth longer. Registers: zmm0..zmm12 sums, of tile 0 and the first five of
+ * Assembly, because the place of the sums counts: 13 of the 16 fit beside the dot products, and compilers keep more of them
+ * in memory, which takes longer. Registers: zmm0..zmm12 sums, of tile 0 and the first five of
  * tile 1; zmm16..zmm31 dot products, tile by tile; zmm13..zmm15 weights, quads, scales. */
 #ifndef INGOT_KERNELS_LINEAR_GEMM_AVX512_BLOCK_H
 #define INGOT_KERNELS_LINEAR_GEMM_AVX512_BLOCK_H
@@ -222,7 +222,7 @@ LINEAR_INLINE void gemm_blocks(const gemm_cell *cell, const uint8_t *block, size
         GEMM_LOOP(GEMM_START_PLAIN, GEMM_ADD_WHOLE);
     } else if (linear_has_codebook(format)) {
         GEMM_LOOP(GEMM_START_SHIFTED, GEMM_ADD_SUB_SCALED);
-    } else if (format == LINEAR_Q6) {
+    } else if (linear_has_sub_scale(format)) {
         GEMM_LOOP(GEMM_START_PLAIN, GEMM_ADD_SUB_SCALED);
     } else if (format == LINEAR_Q4Z) {
         GEMM_LOOP(GEMM_START_ZEROS, GEMM_ADD_SCALED);
