@@ -335,7 +335,7 @@ LINEAR_INLINE void half_panel(const ingot_linear_args *args, uint32_t tile, uint
         compute_starts(args, &superblock, token, tokens, format, &start);
         for (uint32_t within = 0; within < superblock.blocks; within++) {
             const linear_block block = linear_find_block(args, &superblock, within, format);
-            if (halves == 2) linear_prefetch(&superblock, block, format);
+            if (halves == 2) linear_prefetch(&superblock, block, format, tokens == 1);
             add_block(args, block, within, &start, token, first, halves, tokens, format, k8, t, &s);
         }
     }

@@ -265,7 +265,7 @@ LINEAR_INLINE void panel(const ingot_linear_args *args, uint32_t tile, uint32_t 
         const linear_superblock superblock = linear_find_superblock(args, &stored, b, format);
         for (uint32_t within = 0; within < superblock.blocks; within++) {
             const linear_block block = linear_find_block(args, &superblock, within, format);
-            if (tiles == 1) linear_prefetch(&superblock, block, format);
+            if (tiles == 1) linear_prefetch(&superblock, block, format, tokens == 1);
             add_block(args, block, token, tiles, tokens, format, k8, t, &s);
         }
     }

@@ -48,8 +48,8 @@ LINEAR_INLINE void gemm_prefetch(const linear_superblock *superblock, size_t til
     const int ahead = (int)(2 * tile_bytes), lines = (int)linear_block_bytes(format) / LINEAR_CHUNK;
     UNROLL for (int i = 0; i < tiles; i++) {
         const size_t start = (size_t)i * tile_bytes;
-        prefetch_lines(superblock->meta + start, ahead, 1);
-        prefetch_lines(superblock->codes + start, ahead, lines * (int)superblock->blocks);
+        prefetch_lines(superblock->meta + start, ahead, 1, false);
+        prefetch_lines(superblock->codes + start, ahead, lines * (int)superblock->blocks, false);
     }
 }
 

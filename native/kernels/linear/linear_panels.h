@@ -29,16 +29,17 @@ LINEAR_INLINE linear_block find_block(const ingot_linear_args *args, const uint8
     return linear_find_block(args, &superblock, block & ((1u << shift) - 1), format);
 }
 
-/* An address beyond the tensor is allowed: a prefetch reads nothing. */
-LINEAR_INLINE void prefetch_lines(const uint8_t *address, int distance, int lines) {
+/* An address beyond the tensor is allowed: a prefetch reads nothing. Weights that pass once come non-temporal (locality
+ * 0): a long tile would else push the activations, which every tile reads again, out of L1. */
+LINEAR_INLINE void prefetch_lines(const uint8_t *address, int distance, int lines, bool once) {
     for (int i = 0; i < lines; i++) {
-        __builtin_prefetch((const void *)((uintptr_t)address + (uintptr_t)distance + 64 * (uintptr_t)i));
+        const void *line = (const void *)((uintptr_t)address + (uintptr_t)distance + 64 * (uintptr_t)i);
+        if (once) {
+            __builtin_prefetch(line, 0, 0);
+        } else {
+            __builtin_prefetch(line);
+        }
     }
-}
-
-LINEAR_INLINE void prefetch_block(linear_block block, linear_format format) {
-    prefetch_lines(block.scales, LINEAR_PREFETCH, 1);
-    prefetch_lines(block.codes, LINEAR_PREFETCH, format == LINEAR_Q8 ? 8 : 4);
 }
 
 /* Four activations as the 32 bits of a lane. */

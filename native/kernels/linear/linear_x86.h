@@ -46,12 +46,15 @@ LINEAR_INLINE int32_t linear_bias(linear_format format) {
     }
 }
 
-/* Each line of the weights once, ahead of its use: the scales with the first block of a superblock. */
-LINEAR_INLINE void linear_prefetch(const linear_superblock *superblock, linear_block block, linear_format format) {
+/* Each line of the weights once, ahead of its use: the scales with the first block of a superblock. `once`: no other
+ * tokens will read them. */
+LINEAR_INLINE void linear_prefetch(const linear_superblock *superblock, linear_block block, linear_format format,
+                                   bool once) {
     if (block.index == superblock->first) {
-        prefetch_lines(superblock->meta, LINEAR_PREFETCH, (int)(superblock->codes - superblock->meta) / LINEAR_CHUNK);
+        prefetch_lines(superblock->meta, LINEAR_PREFETCH, (int)(superblock->codes - superblock->meta) / LINEAR_CHUNK,
+                       once);
     }
-    prefetch_lines(block.codes, LINEAR_PREFETCH, (int)linear_block_bytes(format) / LINEAR_CHUNK);
+    prefetch_lines(block.codes, LINEAR_PREFETCH, (int)linear_block_bytes(format) / LINEAR_CHUNK, once);
 }
 
 #endif

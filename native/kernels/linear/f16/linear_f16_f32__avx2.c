@@ -25,8 +25,8 @@ LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint3
         const linear_superblock superblock = linear_find_superblock(args, &stored, c / 16, LINEAR_F16);
         const float *x = args->x + token * args->x_stride + LINEAR_BLOCK * (size_t)superblock.first + 2 * (c % 16);
         const uint8_t *chunks = superblock.codes + (size_t)LINEAR_CHUNK * (c % 16);
-        if (first == 0) prefetch_lines(chunks, halves == 4 ? LINEAR_PREFETCH / 2 : LINEAR_PREFETCH, 1);
-        if (halves == 4) prefetch_lines(chunks + args->tile_bytes, LINEAR_PREFETCH / 2, 1);
+        if (first == 0) prefetch_lines(chunks, halves == 4 ? LINEAR_PREFETCH / 2 : LINEAR_PREFETCH, 1, tokens == 1);
+        if (halves == 4) prefetch_lines(chunks + args->tile_bytes, LINEAR_PREFETCH / 2, 1, tokens == 1);
         UNROLL for (int i = 0; i < halves; i++) {
             const int half = first + i;
             __m256 even, odd;

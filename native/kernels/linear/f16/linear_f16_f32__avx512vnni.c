@@ -22,7 +22,7 @@ LINEAR_INLINE void panel_f16(const ingot_linear_args *args, uint32_t tile, uint3
         const float *x = args->x + token * args->x_stride + k;
         UNROLL for (int i = 0; i < tiles; i++) {
             const uint8_t *chunk = superblock.codes + (size_t)i * args->tile_bytes + (size_t)LINEAR_CHUNK * (c % 16);
-            if (tokens < 12) prefetch_lines(chunk, LINEAR_PREFETCH / tiles, 1);
+            if (tokens < 12) prefetch_lines(chunk, LINEAR_PREFETCH / tiles, 1, tokens == 1);
             const __m512i split = _mm512_permutexvar_epi16(order, load_chunk(chunk));
             const __m512 even = _mm512_cvtph_ps(_mm512_castsi512_si256(split));
             const __m512 odd = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(split, 1));
