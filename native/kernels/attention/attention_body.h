@@ -323,6 +323,17 @@ static void sum_block(const attention_tile *tile, const uint8_t *values, const f
     }
 }
 
+/* Of the next block: what the loops over codes do not reach. */
+static inline void prefetch_scales(const attention_tile *tile, uint32_t width) {
+    if (HALVES || tile->next_keys == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < BLOCK * sizeof(uint16_t); i += 64) {
+        __builtin_prefetch(tile->next_keys + (size_t)BLOCK * width + i);
+        __builtin_prefetch((const uint8_t *)value_scales(tile->next_values, width) + i);
+    }
+}
+
 static void attend_tile(const attention_slab *slab, uint32_t first, uint32_t start, const uint8_t *next,
                         const float *floats) {
     const ingot_attention_args *args = slab->args;
@@ -343,6 +354,7 @@ static void attend_tile(const attention_slab *slab, uint32_t first, uint32_t sta
         tile.seen[r] = see(args, last_of(args, row), start);
         most = tile.seen[r].end > most ? tile.seen[r].end : most;
     }
+    prefetch_scales(&tile, args->head_padded);
     score_block(args, &tile, keys, most);
     for (uint32_t r = 0; r < tile.rows; r++) {
         if (sees_any(tile.seen[r])) {

@@ -72,7 +72,11 @@ static void merge_state(float *total, const float *part, uint32_t width) {
 static void finish_row(const ingot_attention_args *args, const float *state, uint32_t row) {
     const float total = v16_tree_sum(v16_load(state + LANES));
     float *out = out_of(args, row);
-    for (uint32_t i = 0; i < args->head_size; i++) {
+    uint32_t i = 0;
+    for (; i + 16 <= args->head_size; i += 16) {
+        v16_store(out + i, v16_div(v16_load(state + SUMS + i), v16_set(total)));
+    }
+    for (; i < args->head_size; i++) {
         out[i] = state[SUMS + i] / total;
     }
 }
