@@ -160,11 +160,11 @@ static void finish_plain(const ingot_lane *lane, const ingot_step *step, const i
     bool residual = (step->flags & INGOT_LINEAR_FLAG_RESIDUAL) != 0;
     uint32_t place = 1 + step->part_count + (part->bias != NULL ? step->part_count : 0);
     uint32_t residual_tensor = residual ? step->inputs[place] : 0;
+    const ingot_activation_place *out = &session->places[part->output], *added = &session->places[residual_tensor];
+    const float *bias = part->bias != NULL ? part->bias + column0 : NULL;
     for (uint32_t row = 0; row < m; row++) {
-        const float *from = accumulators + row * stride;
-        float *to = picks ? accumulators + row * stride : ingot_row(session, part->output, row) + column0;
-        const float *bias = part->bias != NULL ? part->bias + column0 : NULL;
-        const float *add = residual ? ingot_row(session, residual_tensor, row) + column0 : NULL;
+        float *from = accumulators + row * stride, *to = picks ? from : out->data + row * (size_t)out->stride + column0;
+        const float *add = residual ? added->data + row * (size_t)added->stride + column0 : NULL;
         finish_row(from, bias, add, count, to);
         if (picks) {
             ingot_pick_take(session, lane->area, row, to, column0, count);
@@ -177,19 +177,20 @@ static void finish_gated(const ingot_session *session, const ingot_step *step, c
                          const float *accumulators, size_t stride, uint32_t m, uint32_t tile_begin, uint32_t tile_end) {
     ingot_activation_kind kind =
         step->epilogue == INGOT_EPILOGUE_SILU_GATE ? INGOT_ACTIVATION_KIND_SILU : INGOT_ACTIVATION_KIND_GELU_TANH;
-    const uint32_t width = session->places[part->output].width;
+    const ingot_activation_place *out = &session->places[part->output];
+    const ingot_gate_fn act = session->model->rows.gate;
     for (uint32_t row = 0; row < m; row++) {
-        for (uint32_t tile = tile_begin; tile < tile_end; tile += 2) {
-            const float *gate = accumulators + row * stride + (size_t)(tile - tile_begin) * INGOT_TILE_ROWS;
-            uint32_t column = tile / 2 * INGOT_TILE_ROWS;
-            float *to = ingot_row(session, part->output, row) + column;
-            if (width - column >= INGOT_TILE_ROWS) {
-                session->model->rows.gate(kind, gate, gate + INGOT_TILE_ROWS, to);
+        float *const to = out->data + row * (size_t)out->stride;
+        const float *gate = accumulators + row * stride;
+        for (uint32_t tile = tile_begin; tile < tile_end; tile += 2, gate += 2 * INGOT_TILE_ROWS) {
+            const uint32_t column = tile / 2 * INGOT_TILE_ROWS;
+            if (out->width - column >= INGOT_TILE_ROWS) {
+                act(kind, gate, gate + INGOT_TILE_ROWS, to + column);
                 continue;
             }
             float result[INGOT_TILE_ROWS];
-            session->model->rows.gate(kind, gate, gate + INGOT_TILE_ROWS, result);
-            memcpy(to, result, (width - column) * sizeof(float));
+            act(kind, gate, gate + INGOT_TILE_ROWS, result);
+            memcpy(to + column, result, (out->width - column) * sizeof(float));
         }
     }
 }
@@ -197,8 +198,9 @@ static void finish_gated(const ingot_session *session, const ingot_step *step, c
 /* Rows lie far apart: their lines come while the kernel computes. */
 static void prefetch_outputs(const ingot_session *session, const ingot_linear_part *part, uint32_t m, uint32_t column,
                              uint32_t columns) {
-    for (uint32_t row = 0; row < m; row++) {
-        const float *to = ingot_row(session, part->output, row) + column;
+    const ingot_activation_place *out = &session->places[part->output];
+    const float *to = out->data + column;
+    for (uint32_t row = 0; row < m; row++, to += out->stride) {
         for (uint32_t i = 0; i < columns; i += INGOT_TILE_ROWS) {
             __builtin_prefetch(to + i, 1);
         }

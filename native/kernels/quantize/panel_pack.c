@@ -1,27 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <stdbool.h>
 #include <string.h>
 
 #include "kernels/quantize/quantize.h"
 
-enum { BLOCK = 32, QUADS = 8 };
+enum { BLOCK = 32, QUADS = 8, TOKENS = INGOT_PANEL_TOKENS };
 
-/* 32 k of one token to every eighth quad of a panel's block. */
-static void spread_quads(const int8_t *a, uint8_t *quads) {
-    int32_t quad[QUADS];
-    memcpy(quad, a, sizeof quad);
-    for (int q = 0; q < QUADS; q++) memcpy(quads + q * 4 * INGOT_PANEL_TOKENS, &quad[q], sizeof quad[q]);
+/* Four words, one register on every CPU. */
+typedef int32_t words __attribute__((vector_size(16)));
+
+static words load_words(const int8_t *a) {
+    words w;
+    memcpy(&w, a, sizeof w);
+    return w;
+}
+
+/* Four quads of four tokens, from a row per token to a row per quad. */
+static void transpose_words(const int8_t *const *a, uint8_t *quads) {
+    const words w[4] = {load_words(a[0]), load_words(a[1]), load_words(a[2]), load_words(a[3])};
+    const words low0 = __builtin_shufflevector(w[0], w[1], 0, 4, 1, 5);
+    const words high0 = __builtin_shufflevector(w[0], w[1], 2, 6, 3, 7);
+    const words low1 = __builtin_shufflevector(w[2], w[3], 0, 4, 1, 5);
+    const words high1 = __builtin_shufflevector(w[2], w[3], 2, 6, 3, 7);
+    const words rows[4] = {
+        __builtin_shufflevector(low0, low1, 0, 1, 4, 5), __builtin_shufflevector(low0, low1, 2, 3, 6, 7),
+        __builtin_shufflevector(high0, high1, 0, 1, 4, 5), __builtin_shufflevector(high0, high1, 2, 3, 6, 7)};
+    for (int q = 0; q < 4; q++) memcpy(quads + q * 4 * TOKENS, &rows[q], sizeof rows[q]);
+}
+
+/* 32 k of eight tokens. */
+static void pack_block(const int8_t *const *a, uint8_t *panel) {
+    for (int token = 0; token < TOKENS; token += 4) {
+        for (int quad = 0; quad < QUADS; quad += 4) {
+            const int8_t *four[4];
+            for (int i = 0; i < 4; i++) four[i] = a[token + i] + 4 * (size_t)quad;
+            transpose_words(four, panel + quad * 4 * TOKENS + 4 * token);
+        }
+    }
 }
 
 void ingot_panel_pack(const ingot_quantized_rows *rows, uint32_t k, uint8_t *panel) {
+    static const int8_t nothing[BLOCK];
     for (uint32_t b = 0; b < k / BLOCK; b++, panel += INGOT_PANEL_BLOCK_BYTES) {
-        float *a_scale = (float *)(void *)(panel + BLOCK * INGOT_PANEL_TOKENS);
-        int32_t *a_sum = (int32_t *)(void *)(panel + BLOCK * INGOT_PANEL_TOKENS + 4 * INGOT_PANEL_TOKENS);
-        if (rows->count < INGOT_PANEL_TOKENS) memset(panel, 0, INGOT_PANEL_BLOCK_BYTES);
-        for (uint32_t i = 0; i < rows->count; i++) {
+        float *a_scale = (float *)(void *)(panel + BLOCK * TOKENS);
+        int32_t *a_sum = (int32_t *)(void *)(panel + BLOCK * TOKENS + 4 * TOKENS);
+        const int8_t *a[TOKENS];
+        for (uint32_t i = 0; i < TOKENS; i++) {
+            const bool there = i < rows->count;
             const size_t group = i * rows->s_stride + b;
-            spread_quads(rows->a + i * rows->a_stride + (size_t)BLOCK * b, panel + 4 * (size_t)i);
-            a_scale[i] = rows->a_scale[group];
-            a_sum[i] = rows->a_sum[group];
+            a[i] = there ? rows->a + i * rows->a_stride + (size_t)BLOCK * b : nothing;
+            a_scale[i] = there ? rows->a_scale[group] : 0.0f;
+            a_sum[i] = there ? rows->a_sum[group] : 0;
         }
+        pack_block(a, panel);
     }
 }

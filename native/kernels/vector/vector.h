@@ -14,6 +14,14 @@
 static inline v16 v16_clamp(v16 x, v16 low, v16 high) { return v16_max(v16_min(x, high), low); }
 #endif
 
+#ifndef V16_STORE_INT8_PAIR
+/* Twice v16_store_int8. */
+static inline int32_t v16_store_int8_pair(int8_t *p, v16 low, v16 high) {
+    const int32_t sum = v16_store_int8(p, low);
+    return sum + v16_store_int8(p + 16, high);
+}
+#endif
+
 /* e^x for x in about [-86, 88], clamped there; e^0 is exactly 1. Range reduction by ln 2 in two parts, then the Taylor
  * terms of e^r, |r| <= 0.347, to r^7 / 7!: relative error below 2e-7. */
 static inline v16 v16_exp(v16 x) {

@@ -45,6 +45,13 @@ static inline int32_t v16_store_int8(int8_t *p, v16 x) {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(rounded));
     return _mm512_reduce_add_epi32(rounded);
 }
+#define V16_STORE_INT8_PAIR /* one sum over lanes instead of two */
+static inline int32_t v16_store_int8_pair(int8_t *p, v16 low, v16 high) {
+    __m512i first = _mm512_cvtps_epi32(low), second = _mm512_cvtps_epi32(high);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(first));
+    _mm_storeu_si128((__m128i *)(void *)(p + 16), _mm512_cvtepi32_epi8(second));
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
+}
 /* Fixed tree: lane i + lane i + 8, then 4, 2, 1. */
 static inline float v16_tree_sum(v16 a) {
     __m256 high = _mm512_extractf32x8_ps(a, 1);
