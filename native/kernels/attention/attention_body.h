@@ -198,6 +198,12 @@ static inline void fill_unseen(float *w, seen s, float value) {
     }
 }
 
+static inline void decay_state(float *state, v16 decay, uint32_t width) {
+    for (uint32_t i = LANES; i < SUMS + width; i += 16) {
+        v16_store(state + i, v16_mul(v16_load(state + i), decay));
+    }
+}
+
 /* Turns the scores of row r into weights e^(s - largest), times the values' scales, and rescales what was summed. */
 static void soften_row(const ingot_attention_args *args, const attention_tile *tile, uint32_t r,
                        const uint8_t *values) {
@@ -210,12 +216,16 @@ static void soften_row(const ingot_attention_args *args, const attention_tile *t
     }
     const float block_largest = v16_largest(best);
     const float largest = block_largest > state[0] ? block_largest : state[0];
-    const v16 offset = v16_set(largest), decay = v16_exp(v16_sub(v16_set(state[0]), offset));
+    const v16 offset = v16_set(largest);
+    if (largest != state[0]) { /* else the decay is 1, and changes nothing */
+        decay_state(state, v16_exp(v16_sub(v16_set(state[0]), offset)), args->head_padded);
+        state[0] = largest;
+    }
     for (uint32_t c = 0; c < BLOCK; c += 16) {
         v16_store(w + c, v16_exp(v16_sub(v16_load(w + c), offset)));
     }
     fill_unseen(w, s, 0.0f);
-    v16 lanes = v16_mul(v16_load(state + LANES), decay);
+    v16 lanes = v16_load(state + LANES);
     for (uint32_t c = 0; c < BLOCK; c += 16) {
         v16 weight = v16_load(w + c);
         lanes = v16_add(lanes, weight);
@@ -224,12 +234,6 @@ static void soften_row(const ingot_attention_args *args, const attention_tile *t
         }
     }
     v16_store(state + LANES, lanes);
-    if (largest != state[0]) { /* a decay of 1 changes nothing */
-        for (uint32_t i = SUMS; i < SUMS + args->head_padded; i += 16) {
-            v16_store(state + i, v16_mul(v16_load(state + i), decay));
-        }
-        state[0] = largest;
-    }
 }
 
 /* Sums of positions [begin, end) into some columns; the values lie in the state or, unpacked, in `floats`. */
