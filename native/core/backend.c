@@ -93,14 +93,15 @@ static void cut_segments(const ingot_model *model, ingot_backend_model *backend,
     }
 }
 
-/* What the CPU does inside of the next instruction must be on the CPU, as that is. */
+/* What the CPU does inside of the next instruction, or hands to it in a form of its own, must be on the CPU, as that is. */
 static void separate_absorbed(ingot_model *model) {
     const uint8_t *takes = model->backend->takes;
     for (uint32_t index = 0; index + 1 < model->step_count; index++) {
         if (model->steps[index].absorbed && takes[index] != takes[index + 1]) {
-            model->steps[index].absorbed = false;
+            model->steps[index].absorbed = model->steps[index].absorbed_always = false;
             model->steps[index + 1].absorbed_step = -1;
         }
+        model->steps[index].feeds = model->steps[index].feeds && takes[index] == takes[index + 1];
     }
 }
 

@@ -2,6 +2,7 @@
 /* linear: quantize the input, share the tiles of all parts, finish each tile while it is in the cache. */
 #include <string.h>
 
+#include "core/linear_feed.h"
 #include "core/ops.h"
 #include "core/pick.h"
 #include "kernels/dispatch.h"
@@ -14,13 +15,21 @@ typedef struct linear_input {
     const float *x;
     const uint8_t *panels;
     size_t a_stride, s_stride, x_stride;
+    bool feeds; /* the outputs go to the panels of the next linear */
 } linear_input;
 
-static const float *normalized_row(const ingot_lane *lane, const ingot_step *step) {
+/* Where columns [first, end) of the gated rows go. */
+typedef struct gated_place {
+    float *data;
+    size_t stride;
+    uint32_t first, end;
+} gated_place;
+
+static const float *normalized_row(const ingot_lane *lane, const ingot_step *step, uint32_t row) {
     const ingot_session *session = lane->session;
     const ingot_step *norm = &session->model->steps[step->absorbed_step];
     const ingot_norm_parameters *parameters = norm->parameters;
-    session->model->rows.rms_norm(ingot_row(session, norm->inputs[0], 0), ingot_constant(session, norm->inputs[1]),
+    session->model->rows.rms_norm(ingot_row(session, norm->inputs[0], row), ingot_constant(session, norm->inputs[1]),
                                   parameters->width, parameters->epsilon, lane->area->row);
     return lane->area->row;
 }
@@ -50,7 +59,7 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, boo
     const uint32_t k = session->places[step->inputs[0]].width;
     ingot_lane_synchronize(lane);
     bool norm_here = step->absorbed_step >= 0 && !session->tracing;
-    const float *x = norm_here ? normalized_row(lane, step) : ingot_row(session, step->inputs[0], 0);
+    const float *x = norm_here ? normalized_row(lane, step, 0) : ingot_row(session, step->inputs[0], 0);
     if (per_token || step->quantizes) {
         quantizer(lane, per_token)(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);
     }
@@ -87,6 +96,19 @@ static void pack_panel(const ingot_session *session, uint32_t k, uint32_t begin,
 
 static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
+/* The input row that is quantized: the norm's result may be made on the way. */
+static const float *input_row(const ingot_lane *lane, const ingot_step *step, uint32_t row) {
+    const ingot_session *session = lane->session;
+    const bool norm_here = step->absorbed_step >= 0 && session->model->steps[step->absorbed_step].absorbed_always;
+    return norm_here && !session->tracing ? normalized_row(lane, step, row) : ingot_row(session, step->inputs[0], row);
+}
+
+/* Whether the step before has made this one's panels. */
+static bool is_fed(const ingot_session *session, const ingot_step *step, uint32_t m) {
+    const ingot_step *before = step - 1;
+    return step != session->model->steps && before->feeds && ingot_feed_active(session, before, m);
+}
+
 /* Several tokens: the rows are shared out, panel by panel. */
 static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
     ingot_session *session = lane->session;
@@ -100,12 +122,14 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
         .a_scale = session->a_scale,
         .a_sum = session->a_sum,
         .x = pads ? session->padded : ingot_row(session, step->inputs[0], 0),
-        .panels = packs ? session->panels : NULL,
+        .panels = is_fed(session, step, m) ? session->fed
+                  : packs                  ? session->panels
+                                           : NULL,
         .a_stride = wide,
         .s_stride = wide / 32,
         .x_stride = pads ? model->padded_float_k : session->places[step->inputs[0]].stride,
     };
-    if (!quantizes && !pads) {
+    if ((!quantizes && !pads) || input.panels == session->fed) {
         return input;
     }
     const uint32_t run = packs ? INGOT_PANEL_TOKENS : 1;
@@ -115,7 +139,7 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
         for (uint32_t begin = first * run, end; begin < smaller(last * run, m); begin = end) {
             end = smaller(begin + run, m);
             for (uint32_t row = begin; row < end; row++) {
-                const float *x = ingot_row(session, step->inputs[0], row);
+                const float *x = input_row(lane, step, row);
                 if (quantizes) {
                     quantize_row(session, x, k, row, quantizer(lane, per_token));
                 }
@@ -173,24 +197,23 @@ static void finish_plain(const ingot_lane *lane, const ingot_step *step, const i
 }
 
 /* Pairs of tiles: gate, up. */
-static void finish_gated(const ingot_session *session, const ingot_step *step, const ingot_linear_part *part,
-                         const float *accumulators, size_t stride, uint32_t m, uint32_t tile_begin, uint32_t tile_end) {
+static void finish_gated(const ingot_session *session, const ingot_step *step, const float *accumulators, size_t stride,
+                         uint32_t m, uint32_t tile_begin, uint32_t tile_end, const gated_place *place) {
     ingot_activation_kind kind =
         step->epilogue == INGOT_EPILOGUE_SILU_GATE ? INGOT_ACTIVATION_KIND_SILU : INGOT_ACTIVATION_KIND_GELU_TANH;
-    const ingot_activation_place *out = &session->places[part->output];
     const ingot_gate_fn act = session->model->rows.gate;
     for (uint32_t row = 0; row < m; row++) {
-        float *const to = out->data + row * (size_t)out->stride;
         const float *gate = accumulators + row * stride;
         for (uint32_t tile = tile_begin; tile < tile_end; tile += 2, gate += 2 * INGOT_TILE_ROWS) {
             const uint32_t column = tile / 2 * INGOT_TILE_ROWS;
-            if (out->width - column >= INGOT_TILE_ROWS) {
-                act(kind, gate, gate + INGOT_TILE_ROWS, to + column);
+            float *const to = place->data + row * place->stride + (column - place->first);
+            if (place->end - column >= INGOT_TILE_ROWS) {
+                act(kind, gate, gate + INGOT_TILE_ROWS, to);
                 continue;
             }
             float result[INGOT_TILE_ROWS];
             act(kind, gate, gate + INGOT_TILE_ROWS, result);
-            memcpy(to + column, result, (out->width - column) * sizeof(float));
+            memcpy(to, result, (place->end - column) * sizeof(float));
         }
     }
 }
@@ -205,6 +228,13 @@ static void prefetch_outputs(const ingot_session *session, const ingot_linear_pa
             __builtin_prefetch(to + i, 1);
         }
     }
+}
+
+static gated_place place_gated(const ingot_lane *lane, const ingot_linear_part *part, bool feeds, uint32_t tile) {
+    const ingot_activation_place *out = &lane->session->places[part->output];
+    const uint32_t first = tile / INGOT_FEED_TILES * INGOT_FEED_COLUMNS;
+    return feeds ? (gated_place){lane->area->fed, INGOT_FEED_COLUMNS, first, out->width}
+                 : (gated_place){out->data, out->stride, 0, out->width};
 }
 
 static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingot_linear_part *part,
@@ -235,19 +265,38 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         .out = lane->area->tile,
         .out_stride = stride,
     };
-    if (INGOT_PREFETCH_OUTPUTS && input->panels != NULL) {
+    if (INGOT_PREFETCH_OUTPUTS && input->panels != NULL && !input->feeds) {
         const uint32_t unit = step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
         prefetch_outputs(session, part, m, tile_begin / unit * INGOT_TILE_ROWS, (uint32_t)stride / unit);
     }
     const ingot_linear_fn chosen = session->choices.kernels[m > INGOT_DECODE_TOKENS][part->dtype];
     (chosen != NULL ? chosen : part->kernel)(&args);
     if (step->epilogue != INGOT_EPILOGUE_NONE) {
-        finish_gated(session, step, part, args.out, stride, m, tile_begin, tile_end);
+        const gated_place place = place_gated(lane, part, input->feeds, tile_begin);
+        finish_gated(session, step, args.out, stride, m, tile_begin, tile_end, &place);
         return;
     }
     uint32_t column = tile_begin * INGOT_TILE_ROWS;
     uint32_t count = part->n - column < stride ? part->n - column : (uint32_t)stride;
     finish_plain(lane, step, part, args.out, stride, m, column, count);
+}
+
+static uint32_t count_units(const ingot_linear_part *part, uint32_t unit) { return (part->tiles + unit - 1) / unit; }
+
+/* Blocks of 32 gated columns, each handed on as soon as it is whole. */
+static void run_blocks(const ingot_lane *lane, const ingot_step *step, const ingot_linear_part *part,
+                       const linear_input *input, uint32_t m, uint32_t begin, uint32_t end) {
+    const ingot_session *session = lane->session;
+    const uint32_t room = session->tile_floats / (INGOT_TILE_ROWS * m);
+    const uint32_t most = smaller(room - room % 2, INGOT_FEED_TILES);
+    for (uint32_t block = begin; block < end; block++) {
+        const uint32_t stop = smaller((block + 1) * INGOT_FEED_TILES, part->tiles);
+        ingot_feed_begin(session, lane->area, step, m, block);
+        for (uint32_t tile = block * INGOT_FEED_TILES; tile < stop; tile += most) {
+            run_tiles(lane, step, part, input, m, tile, smaller(tile + most, stop));
+        }
+        ingot_feed_end(session, lane->area, step, m, block);
+    }
 }
 
 /* Items of the parts in work are numbered through; a run of them is cut at the parts' borders and at what the tile buffer holds. */
@@ -260,8 +309,12 @@ static void run_items(const ingot_lane *lane, const ingot_step *step, const line
         if (!wants(part, per_token)) {
             continue;
         }
-        uint32_t units = part->tiles / unit;
+        uint32_t units = count_units(part, unit);
         uint32_t stop = end < units ? end : units;
+        if (input->feeds) {
+            run_blocks(lane, step, part, input, m, begin, stop);
+            return; /* a gated linear has one part */
+        }
         for (uint32_t tile = begin * unit; tile < stop * unit; tile += most) {
             uint32_t tile_end = stop * unit - tile < most ? stop * unit : tile + most;
             run_tiles(lane, step, part, input, m, tile, tile_end);
@@ -272,12 +325,14 @@ static void run_items(const ingot_lane *lane, const ingot_step *step, const line
 }
 
 static void run_parts(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
-    const uint32_t unit = step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
+    const bool feeds = ingot_feed_active(lane->session, step, m);
+    const uint32_t unit = feeds ? INGOT_FEED_TILES : step->epilogue != INGOT_EPILOGUE_NONE ? 2 : 1;
     uint32_t items = 0, begin, end;
     for (uint32_t p = 0; p < step->part_count; p++) {
-        items += wants(&step->parts[p], per_token) ? step->parts[p].tiles / unit : 0;
+        items += wants(&step->parts[p], per_token) ? count_units(&step->parts[p], unit) : 0;
     }
     linear_input input = m == 1 ? prepare_single(lane, step, per_token) : prepare_many(lane, step, m, per_token);
+    input.feeds = feeds;
     /* Kernels of panels take two tiles at a time. */
     const uint32_t least = input.panels != NULL && unit == 1 ? 2 : 1, asked = ingot_lane_grain(lane, m);
     const uint32_t grain = asked > least ? asked : least;

@@ -47,8 +47,9 @@ static void rms_norm_row(const ingot_session *session, const ingot_step *step, u
 
 void ingot_op_rms_norm(ingot_lane *lane, const ingot_step *step) {
     const ingot_session *session = lane->session;
-    if (step->absorbed && ingot_row_count(session, step->outputs[0]) == 1 && !session->tracing) {
-        return; /* the next linear repeats it on every thread */
+    const bool alone = ingot_row_count(session, step->outputs[0]) == 1;
+    if (!session->tracing && (alone ? step->absorbed : step->absorbed_always)) {
+        return; /* the next linear does it: of one row on every thread, else where it quantizes a row */
     }
     for_each_row(lane, step, rms_norm_row);
 }

@@ -154,6 +154,28 @@ static bool absorbs_rope(const ingot_model *model, uint32_t index, const uint32_
            attention->inputs[2] != rope->outputs[1];
 }
 
+/* Whether all of a linear reads int8 panels: of float or per-token activations there are none, nor for layout T16_K8. */
+static bool takes_panels(const ingot_step *linear) {
+    for (uint32_t p = 0; p < linear->part_count; p++) {
+        if (!linear->parts[p].reads_panels || linear->parts[p].layout != INGOT_LAYOUT_T16) {
+            return false;
+        }
+    }
+    return linear->quantizes && !linear->quantizes_tokens && !linear->reads_float;
+}
+
+/* A gated linear whose only reader is the next linear, as its first input. */
+static bool feeds_next(const ingot_model *model, uint32_t index, const uint32_t *last_readers) {
+    const ingot_step *gated = &model->steps[index], *linear = &model->steps[index + 1];
+    if (gated->opcode != INGOT_OPCODE_LINEAR || gated->epilogue == INGOT_EPILOGUE_NONE ||
+        linear->opcode != INGOT_OPCODE_LINEAR || linear->inputs[0] != gated->outputs[0] ||
+        last_readers[gated->outputs[0]] != index + 1 || model->file.step_output == gated->outputs[0]) {
+        return false;
+    }
+    const uint32_t last_input = model->file.instructions[model->file.step_first + index + 1].inputs - 1u;
+    return linear->inputs[last_input] != gated->outputs[0] && takes_panels(linear);
+}
+
 static ingot_status absorb_steps(ingot_model *model) {
     uint32_t *last_readers = calloc(model->file.tensor_count, sizeof *last_readers); /* steps, by tensor */
     if (last_readers == NULL) {
@@ -169,7 +191,11 @@ static ingot_status absorb_steps(ingot_model *model) {
         if (absorbs_norm(model, index, last_readers) || absorbs_rope(model, index, last_readers)) {
             model->steps[index].absorbed = true;
             model->steps[index + 1].absorbed_step = (int32_t)index;
+            model->steps[index].absorbed_always =
+                model->steps[index].opcode == INGOT_OPCODE_RMS_NORM && !model->steps[index + 1].reads_float;
         }
+        model->steps[index].feeds = feeds_next(model, index, last_readers);
+        model->feeds |= model->steps[index].feeds;
     }
     free(last_readers);
     return INGOT_OK;

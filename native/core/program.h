@@ -50,6 +50,8 @@ typedef struct ingot_step {
     int32_t absorbed_step; /* what it does itself for one token, or -1: a linear the rms_norm before it, on every
                             * thread; an attention the rope before it, head by head */
     bool absorbed;         /* rms_norm, rope: the next step does it where m is 1 */
+    bool absorbed_always;  /* rms_norm: for any m, row by row */
+    bool feeds;            /* gated linear: the next step, a linear, is its only reader and may take panels */
     ingot_linear_part parts[INGOT_MAX_PARTS];
 } ingot_step;
 
@@ -75,6 +77,7 @@ struct ingot_model {
     uint32_t embedding_rows; /* of the smallest table: token ids must be below it */
     uint32_t widest_k;      /* padded to 128: the longest int8 activation row */
     bool reads_panels;      /* some step does */
+    bool feeds;             /* some step does */
     uint32_t widest_row;    /* floats of the widest row that a thread makes for itself, padded to 32 */
     uint32_t widest_head;   /* head_padded */
     uint32_t padded_float_k; /* widest k of float weights whose rows need padding to 32, 0 if none */

@@ -5,6 +5,7 @@
 
 #include "core/backend.h"
 #include "core/error.h"
+#include "core/linear_feed.h"
 #include "platform/platform.h"
 #include "platform/topology.h"
 
@@ -45,6 +46,8 @@ static void carve_area(const ingot_session *session, carver *state, ingot_thread
     area->tile = carve(state, session->tile_floats * sizeof(float));
     area->attention = carve(state, attention * sizeof(float));
     area->row = carve(state, model->widest_row * sizeof(float));
+    const uint64_t fed = round_up(session->chunk, INGOT_PANEL_TOKENS) * INGOT_FEED_COLUMNS * sizeof(float);
+    area->fed = carve(state, model->feeds ? fed : 0);
     area->a = carve(state, model->widest_k);
     area->a_scale = carve(state, model->widest_k / 32 * sizeof(float));
     area->a_sum = carve(state, model->widest_k / 32 * sizeof(int32_t));
@@ -95,6 +98,7 @@ static void carve_all(ingot_session *session, carver *state) {
     session->panel_bytes = (size_t)model->widest_k / 32 * INGOT_PANEL_BLOCK_BYTES;
     uint64_t panels = model->reads_panels ? round_up(session->chunk, INGOT_PANEL_TOKENS) / INGOT_PANEL_TOKENS : 0;
     session->panels = carve(state, panels * session->panel_bytes);
+    session->fed = carve(state, model->feeds ? panels * session->panel_bytes : 0);
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
     for (uint32_t thread = 0; thread < session->most_threads; thread++) {
         carve_area(session, state, &session->areas[thread]);

@@ -27,6 +27,7 @@ typedef struct ingot_thread_area {
     float *tile;      /* accumulators of the tiles in work */
     float *attention; /* scratch of the attention kernel */
     float *row;       /* a normalized row, or the rotated queries and key of a head */
+    float *fed;       /* (chunk, INGOT_FEED_COLUMNS): gated outputs on their way into a panel */
     int8_t *a;        /* a quantized row */
     float *a_scale;
     int32_t *a_sum;
@@ -68,6 +69,7 @@ struct ingot_session {
     float *a_scale;
     int32_t *a_sum;
     uint8_t *panels; /* the same rows as panels of linear.h; NULL where no kernel reads them */
+    uint8_t *fed;    /* panels that one linear makes for the next; NULL where none does */
     size_t panel_bytes;
     float *padded; /* (chunk, padded_float_k) */
     uint32_t tile_floats;

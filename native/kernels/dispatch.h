@@ -36,11 +36,12 @@ const ingot_kernel *ingot_kernel_select(ingot_kernel_op op, uint32_t dtype, uint
  * @param mask levels that it may be of. @param isa its level, written if not NULL. */
 ingot_linear_fn ingot_linear_select(uint32_t dtype, uint32_t mask, uint32_t *isa);
 
-/* Whether outputs of many tokens are fetched before they are written: measured on x86, on ARM only instructions. */
+/* Whether outputs of many tokens are fetched before they are written: measured on x86, on ARM only instructions. And
+ * whether kernels that read panels read the tokens of a short last panel there too, and not as rows. */
 #if defined(__x86_64__)
-enum { INGOT_PREFETCH_OUTPUTS = 1 };
+enum { INGOT_PREFETCH_OUTPUTS = 1, INGOT_PANELS_ALONE = 1 };
 #else
-enum { INGOT_PREFETCH_OUTPUTS = 0 };
+enum { INGOT_PREFETCH_OUTPUTS = 0, INGOT_PANELS_ALONE = 0 };
 #endif
 
 /* Levels whose linear kernels read panels (linear.h), and the tokens from which panels are faster than rows. */

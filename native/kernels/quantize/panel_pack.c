@@ -29,7 +29,7 @@ static void transpose_words(const int8_t *const *a, uint8_t *quads) {
 }
 
 /* 32 k of eight tokens. */
-static void pack_block(const int8_t *const *a, uint8_t *panel) {
+static void pack_codes(const int8_t *const *a, uint8_t *panel) {
     for (int token = 0; token < TOKENS; token += 4) {
         for (int quad = 0; quad < QUADS; quad += 4) {
             const int8_t *four[4];
@@ -37,6 +37,14 @@ static void pack_block(const int8_t *const *a, uint8_t *panel) {
             transpose_words(four, panel + quad * 4 * TOKENS + 4 * token);
         }
     }
+}
+
+void ingot_panel_pack_block(const int8_t *a, const float *a_scale, const int32_t *a_sum, uint8_t *panel) {
+    const int8_t *rows[TOKENS];
+    for (int i = 0; i < TOKENS; i++) rows[i] = a + i * BLOCK;
+    pack_codes(rows, panel);
+    memcpy(panel + BLOCK * TOKENS, a_scale, TOKENS * sizeof *a_scale);
+    memcpy(panel + BLOCK * TOKENS + 4 * TOKENS, a_sum, TOKENS * sizeof *a_sum);
 }
 
 void ingot_panel_pack(const ingot_quantized_rows *rows, uint32_t k, uint8_t *panel) {
@@ -52,6 +60,6 @@ void ingot_panel_pack(const ingot_quantized_rows *rows, uint32_t k, uint8_t *pan
             a_scale[i] = there ? rows->a_scale[group] : 0.0f;
             a_sum[i] = there ? rows->a_sum[group] : 0;
         }
-        pack_block(a, panel);
+        pack_codes(a, panel);
     }
 }

@@ -34,6 +34,9 @@ typedef struct ingot_quantized_rows {
 /** Writes k / 32 * INGOT_PANEL_BLOCK_BYTES to panel, which is aligned to 64 bytes. k is a multiple of 32. */
 void ingot_panel_pack(const ingot_quantized_rows *rows, uint32_t k, uint8_t *panel);
 
+/** One block of a panel: a (8, 32) int8, a_scale and a_sum (8); writes INGOT_PANEL_BLOCK_BYTES. */
+void ingot_panel_pack_block(const int8_t *a, const float *a_scale, const int32_t *a_sum, uint8_t *panel);
+
 void ingot_quantize_token(const float *x, uint32_t k, uint32_t k_padded, int8_t *a, float *a_scale, int32_t *a_sum);
 
 #endif

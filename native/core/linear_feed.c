@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/linear_feed.h"
+
+#include <string.h>
+
+#include "kernels/dispatch.h"
+
+enum { TOKENS = INGOT_PANEL_TOKENS, COLUMNS = INGOT_FEED_COLUMNS };
+
+/* Kernels that the tuner chose may read rows; and so do those that have no panels for a short end. */
+static bool reads_panels_alone(const ingot_session *session, const ingot_step *step, uint32_t m) {
+    const uint32_t end = m % TOKENS;
+    if (!INGOT_PANELS_ALONE && end != 0 && end < INGOT_PANEL_FROM) {
+        return false;
+    }
+    for (uint32_t p = 0; p < step->part_count; p++) {
+        const ingot_linear_fn chosen = session->choices.kernels[1][step->parts[p].dtype];
+        if (chosen != NULL && chosen != step->parts[p].kernel) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool ingot_feed_active(const ingot_session *session, const ingot_step *step, uint32_t m) {
+    return step->feeds && m > INGOT_DECODE_TOKENS && !session->tracing && reads_panels_alone(session, step + 1, m);
+}
+
+static uint32_t width_of(const ingot_session *session, const ingot_step *step) {
+    return session->places[step->outputs[0]].width;
+}
+
+void ingot_feed_begin(const ingot_session *session, const ingot_thread_area *area, const ingot_step *step, uint32_t m,
+                      uint32_t block) {
+    if (m % TOKENS != 0 || width_of(session, step) - block * COLUMNS < COLUMNS) {
+        memset(area->fed, 0, (size_t)(m + TOKENS - 1) / TOKENS * TOKENS * COLUMNS * sizeof(float));
+    }
+}
+
+void ingot_feed_end(const ingot_session *session, const ingot_thread_area *area, const ingot_step *step, uint32_t m,
+                    uint32_t block) {
+    const uint32_t width = width_of(session, step), blocks = (width + COLUMNS - 1) / COLUMNS;
+    const uint32_t padded = (width + 127) / 128 * 128 / COLUMNS;
+    for (uint32_t token = 0; token < m; token += TOKENS) {
+        uint8_t *panel = session->fed + token / TOKENS * session->panel_bytes + (size_t)block * INGOT_PANEL_BLOCK_BYTES;
+        int8_t a[TOKENS * COLUMNS];
+        float a_scale[TOKENS];
+        int32_t a_sum[TOKENS];
+        session->model->rows.quantize(area->fed + (size_t)token * COLUMNS, sizeof a, sizeof a, a, a_scale, a_sum);
+        ingot_panel_pack_block(a, a_scale, a_sum, panel);
+        if (block + 1 == blocks) {
+            memset(panel + INGOT_PANEL_BLOCK_BYTES, 0, (size_t)(padded - blocks) * INGOT_PANEL_BLOCK_BYTES);
+        }
+    }
+}
