@@ -6,22 +6,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vulkan/vulkan_matrix.h"
 #include "vulkan_traps.h" /* made from targets/traps/vulkan_devices.toml */
 
-enum { LEAST_LANES = 128, LEAST_SHARED = 16384, MOST_EXTENSIONS = 512 };
+enum { LEAST_LANES = 128, LEAST_SHARED = 16384 };
 
 /* Enabled where they are there. */
 static const char INT_DOT[] = "VK_KHR_shader_integer_dot_product";
 static const char HOST_MEMORY[] = "VK_EXT_external_memory_host";
 static const char SUBGROUP_CONTROL[] = "VK_EXT_subgroup_size_control";
-static const char COOPERATIVE_MATRIX[] = "VK_KHR_cooperative_matrix";
 
-typedef struct extension_list {
-    VkExtensionProperties known[MOST_EXTENSIONS];
-    uint32_t count;
-} extension_list;
-
-static bool has(const extension_list *list, const char *name) {
+bool ingot_vulkan_has(const ingot_vulkan_extensions *list, const char *name) {
     for (uint32_t i = 0; i < list->count; i++) {
         if (strcmp(list->known[i].extensionName, name) == 0) {
             return true;
@@ -30,7 +25,8 @@ static bool has(const extension_list *list, const char *name) {
     return false;
 }
 
-static void read_features(const ingot_vulkan_instance *vk, const extension_list *list, ingot_vulkan_traits *traits) {
+static void read_features(const ingot_vulkan_instance *vk, const ingot_vulkan_extensions *list,
+                          ingot_vulkan_traits *traits) {
     VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES};
     VkPhysicalDevice8BitStorageFeatures bytes = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_8BIT_STORAGE_FEATURES};
@@ -41,19 +37,19 @@ static void read_features(const ingot_vulkan_instance *vk, const extension_list 
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT};
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &halves};
     void **end = &halves.pNext;
-    if (has(list, INT_DOT)) {
+    if (ingot_vulkan_has(list, INT_DOT)) {
         *end = &dot;
         end = &dot.pNext;
     }
-    if (has(list, "VK_KHR_8bit_storage")) {
+    if (ingot_vulkan_has(list, "VK_KHR_8bit_storage")) {
         *end = &bytes;
         end = &bytes.pNext;
     }
-    if (has(list, "VK_KHR_shader_float16_int8")) {
+    if (ingot_vulkan_has(list, "VK_KHR_shader_float16_int8")) {
         *end = &small;
         end = &small.pNext;
     }
-    if (has(list, SUBGROUP_CONTROL)) {
+    if (ingot_vulkan_has(list, SUBGROUP_CONTROL)) {
         *end = &subgroups;
     }
     vk->GetPhysicalDeviceFeatures2(traits->physical, &features);
@@ -62,10 +58,10 @@ static void read_features(const ingot_vulkan_instance *vk, const extension_list 
     traits->storage_16 = halves.storageBuffer16BitAccess != VK_FALSE;
     traits->float16 = small.shaderFloat16 != VK_FALSE;
     traits->subgroup_control = subgroups.subgroupSizeControl != VK_FALSE;
-    traits->cooperative_matrix = has(list, COOPERATIVE_MATRIX);
 }
 
-static void read_properties(const ingot_vulkan_instance *vk, const extension_list *list, ingot_vulkan_traits *traits) {
+static void read_properties(const ingot_vulkan_instance *vk, const ingot_vulkan_extensions *list,
+                            ingot_vulkan_traits *traits) {
     VkPhysicalDeviceMaintenance3Properties sizes = {.sType =
                                                         VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES};
     VkPhysicalDeviceSubgroupProperties subgroups = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES,
@@ -75,11 +71,11 @@ static void read_properties(const ingot_vulkan_instance *vk, const extension_lis
     traits->driver = (VkPhysicalDeviceDriverProperties){.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_DRIVER_PROPERTIES};
     VkPhysicalDeviceProperties2 all = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &subgroups};
     void **end = &sizes.pNext;
-    if (has(list, HOST_MEMORY)) {
+    if (ingot_vulkan_has(list, HOST_MEMORY)) {
         *end = &host;
         end = &host.pNext;
     }
-    if (has(list, "VK_KHR_driver_properties")) {
+    if (ingot_vulkan_has(list, "VK_KHR_driver_properties")) {
         *end = &traits->driver;
     }
     vk->GetPhysicalDeviceProperties2(traits->physical, &all);
@@ -103,7 +99,7 @@ static uint32_t compute_family(const ingot_vulkan_instance *vk, VkPhysicalDevice
 }
 
 static void read_traits(const ingot_vulkan_instance *vk, VkPhysicalDevice physical, ingot_vulkan_traits *traits) {
-    extension_list list = {.count = MOST_EXTENSIONS};
+    ingot_vulkan_extensions list = {.count = INGOT_VULKAN_MOST_EXTENSIONS};
     *traits = (ingot_vulkan_traits){.physical = physical};
     const VkResult result = vk->EnumerateDeviceExtensionProperties(physical, NULL, &list.count, list.known);
     list.count = result == VK_SUCCESS || result == VK_INCOMPLETE ? list.count : 0;
@@ -111,6 +107,7 @@ static void read_traits(const ingot_vulkan_instance *vk, VkPhysicalDevice physic
     read_features(vk, &list, traits);
     vk->GetPhysicalDeviceMemoryProperties(physical, &traits->memory);
     traits->family = compute_family(vk, physical);
+    ingot_vulkan_matrix_find(vk, &list, traits);
 }
 
 ingot_status ingot_vulkan_devices(ingot_vulkan_traits *traits, uint32_t *count) {
@@ -180,10 +177,11 @@ static uint32_t kind_of(const ingot_vulkan_traits *traits) {
 }
 
 static void write_features(const ingot_vulkan_traits *traits, char *to, size_t room) {
+    char matrix[64];
+    ingot_vulkan_matrix_describe(traits, matrix, sizeof matrix);
     (void)snprintf(to, room, "%s%s%s%s%s%s%ssubgroup-%u", traits->int_dot ? "int8-dot " : "",
                    traits->float16 ? "fp16 " : "", traits->storage_8 ? "storage-8 " : "",
-                   traits->storage_16 ? "storage-16 " : "", traits->subgroup_control ? "subgroup-control " : "",
-                   traits->cooperative_matrix ? "cooperative-matrix " : "",
+                   traits->storage_16 ? "storage-16 " : "", traits->subgroup_control ? "subgroup-control " : "", matrix,
                    traits->import_alignment != 0 ? "host-import " : "", traits->subgroup);
 }
 
@@ -221,7 +219,9 @@ static ingot_status create_device(const ingot_vulkan_instance *vk, ingot_vulkan_
     VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES,
         .shaderIntegerDotProduct = VK_TRUE};
-    const char *extensions[2];
+    ingot_vulkan_matrix_request matrix;
+    void *chain = ingot_vulkan_matrix_ask(traits, &matrix, traits->int_dot ? &dot : NULL);
+    const char *extensions[2 + sizeof matrix.extensions / sizeof matrix.extensions[0]];
     uint32_t count = 0;
     if (traits->int_dot) {
         extensions[count++] = INT_DOT;
@@ -229,8 +229,11 @@ static ingot_status create_device(const ingot_vulkan_instance *vk, ingot_vulkan_
     if (traits->import_alignment != 0) {
         extensions[count++] = HOST_MEMORY;
     }
+    for (uint32_t i = 0; i < matrix.extension_count; i++) {
+        extensions[count++] = matrix.extensions[i];
+    }
     const VkDeviceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
-                                     .pNext = traits->int_dot ? &dot : NULL,
+                                     .pNext = chain,
                                      .queueCreateInfoCount = 1,
                                      .pQueueCreateInfos = &queue,
                                      .enabledExtensionCount = count,
@@ -265,6 +268,9 @@ ingot_status ingot_vulkan_device_open(uint32_t index, const char *cache_folder, 
     status = status == INGOT_OK ? choose(index, &device->traits) : status;
     if (ingot_vulkan_wanted("NO_DOT")) { /* for tests */
         device->traits.int_dot = false;
+    }
+    if (ingot_vulkan_wanted("NO_MATRIX")) {
+        device->traits.matrix = (ingot_vulkan_matrix){0};
     }
     status = status == INGOT_OK ? create_device(vk, device) : status;
     status = status == INGOT_OK ? ingot_vulkan_load_device(device->device, &device->vk) : status;

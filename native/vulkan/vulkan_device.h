@@ -14,8 +14,15 @@ enum {
     INGOT_VULKAN_BINDINGS = 8,
     INGOT_VULKAN_WORDS = 32, /* of push constants: the 128 bytes that every device has */
     INGOT_VULKAN_MOST_DEVICES = 16,
+    INGOT_VULKAN_MOST_EXTENSIONS = 512,
     INGOT_VULKAN_MOST_PIPELINES = 512
 };
+
+/* Shape of the matrices that linear_matrix.comp is made for; a depth of 0: there are none. */
+typedef struct ingot_vulkan_matrix {
+    uint32_t rows, tokens, depth;
+    bool size_demanded, full_demanded; /* of its subgroups */
+} ingot_vulkan_matrix;
 
 /* What a physical device says of itself. */
 typedef struct ingot_vulkan_traits {
@@ -28,7 +35,13 @@ typedef struct ingot_vulkan_traits {
     uint64_t largest_allocation;
     uint64_t import_alignment; /* of host memory, 0: cannot */
     bool int_dot, storage_8, storage_16, float16, subgroup_control, cooperative_matrix;
+    ingot_vulkan_matrix matrix;
 } ingot_vulkan_traits;
+
+typedef struct ingot_vulkan_extensions {
+    VkExtensionProperties known[INGOT_VULKAN_MOST_EXTENSIONS];
+    uint32_t count;
+} ingot_vulkan_extensions;
 
 /* A trap of targets/traps/vulkan_devices.toml: a device whose name has `name` in it, and of this driver if one is given. */
 typedef struct ingot_vulkan_trap {
@@ -69,6 +82,8 @@ typedef struct ingot_vulkan_device {
 
 /** The traits of all devices. @return INGOT_ERROR_HARDWARE without a driver. */
 ingot_status ingot_vulkan_devices(ingot_vulkan_traits *traits, uint32_t *count);
+/** Whether a physical device has an extension. */
+bool ingot_vulkan_has(const ingot_vulkan_extensions *extensions, const char *name);
 /** Fills in a description; `refused` is "" for a device that may be used. */
 void ingot_vulkan_describe(const ingot_vulkan_traits *traits, ingot_backend_device *info);
 ingot_status ingot_vulkan_device_open(uint32_t index, const char *cache_folder, ingot_vulkan_device *device);

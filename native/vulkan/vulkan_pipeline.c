@@ -110,6 +110,30 @@ void ingot_vulkan_pipelines_close(ingot_vulkan_device *device) {
     device->vk.DestroyDescriptorSetLayout(device->device, device->set_layout, NULL);
 }
 
+/* Specialization constants by their ids: the planted fault, which only shaders of the tests have, the flags, and the
+ * shape that linear_matrix.comp is made for. Others have no such constants. */
+typedef struct constant_values {
+    uint32_t plant, flags, rows, tokens, depth, lanes;
+} constant_values;
+
+enum { CONSTANTS = sizeof(constant_values) / sizeof(uint32_t) };
+
+/* What a pipeline of cooperative matrices demands of its subgroups. */
+static void demand_subgroups(const ingot_vulkan_device *device, const ingot_vulkan_shader *shader,
+                             VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT *size,
+                             VkPipelineShaderStageCreateInfo *stage) {
+    static const char prefix[] = "linear_matrix_";
+    if (strncmp(shader->name, prefix, sizeof prefix - 1) != 0) {
+        return;
+    }
+    if (device->traits.matrix.size_demanded) {
+        stage->pNext = size;
+    }
+    if (device->traits.matrix.full_demanded) {
+        stage->flags |= VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
+    }
+}
+
 static ingot_status create_pipeline(ingot_vulkan_device *device, const ingot_vulkan_shader *shader, uint32_t flags,
                                     VkPipeline *pipeline) {
     const VkShaderModuleCreateInfo words = {
@@ -120,12 +144,23 @@ static ingot_status create_pipeline(ingot_vulkan_device *device, const ingot_vul
     if (status != INGOT_OK) {
         return status;
     }
-    /* 0 is the planted fault, which only shaders of the tests have. */
-    const uint32_t values[2] = {(uint32_t)ingot_vulkan_setting("PLANT", 0), flags};
-    const VkSpecializationMapEntry entries[2] = {{0, 0, sizeof values[0]}, {1, sizeof values[0], sizeof values[0]}};
+    const ingot_vulkan_matrix *matrix = &device->traits.matrix;
+    const constant_values values = {(uint32_t)ingot_vulkan_setting("PLANT", 0),
+                                    flags,
+                                    matrix->rows,
+                                    matrix->tokens,
+                                    matrix->depth,
+                                    device->traits.subgroup};
+    VkSpecializationMapEntry entries[CONSTANTS];
+    for (uint32_t i = 0; i < CONSTANTS; i++) {
+        entries[i] = (VkSpecializationMapEntry){i, i * (uint32_t)sizeof(uint32_t), sizeof(uint32_t)};
+    }
     const VkSpecializationInfo constants = {
-        .mapEntryCount = 2, .pMapEntries = entries, .dataSize = sizeof values, .pData = values};
-    const VkComputePipelineCreateInfo info = {
+        .mapEntryCount = CONSTANTS, .pMapEntries = entries, .dataSize = sizeof values, .pData = &values};
+    VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT size = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT,
+        .requiredSubgroupSize = device->traits.subgroup};
+    VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
                   .stage = VK_SHADER_STAGE_COMPUTE_BIT,
@@ -134,6 +169,7 @@ static ingot_status create_pipeline(ingot_vulkan_device *device, const ingot_vul
                   .pSpecializationInfo = &constants},
         .layout = device->pipeline_layout,
     };
+    demand_subgroups(device, shader, &size, &info.stage);
     const VkResult result = device->vk.CreateComputePipelines(device->device, device->cache, 1, &info, NULL, pipeline);
     device->vk.DestroyShaderModule(device->device, module, NULL);
     return ingot_vulkan_check(result, shader->name);

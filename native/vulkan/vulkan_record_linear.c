@@ -122,9 +122,12 @@ static bool is_many(const ingot_tensor_record *record, uint32_t rows) {
 
 static void choose_shader(const ingot_vulkan_recorder *recorder, const ingot_tensor_record *record, uint32_t rows,
                           char name[NAME_BYTES]) {
-    const bool dot = recorder->session->model->device.traits.int_dot && record->dtype != INGOT_DTYPE_F16;
+    const ingot_vulkan_traits *traits = &recorder->session->model->device.traits;
+    const bool int8 = record->dtype != INGOT_DTYPE_F16, dot = traits->int_dot && int8;
     const char *suffix = dot ? "_dot" : "", *format = format_name(record->dtype);
-    if (is_many(record, rows)) {
+    if (is_many(record, rows) && int8 && traits->matrix.depth != 0) {
+        (void)snprintf(name, NAME_BYTES, "linear_matrix_%s", format);
+    } else if (is_many(record, rows)) {
         (void)snprintf(name, NAME_BYTES, "linear_many_%s%s", format, suffix);
     } else {
         (void)snprintf(name, NAME_BYTES, "linear_few_%s_%d%s", format, rows == 1 ? 1 : INGOT_VULKAN_FEW, suffix);

@@ -120,6 +120,17 @@ Place locate(uint tile, uint block, uint stored) {
 }
 #endif
 
+// What is added to every code, where it is the same for all.
+#if FORMAT == Q6
+#define FIXED_OFFSET (-32)
+#elif FORMAT == Q4
+#define FIXED_OFFSET (-8)
+#elif FORMAT == T2
+#define FIXED_OFFSET (-1)
+#elif FORMAT == Q8
+#define FIXED_OFFSET 0
+#endif
+
 // A weight of the block is (code + offset) * scale, and where there are row scales times that of its row.
 void read_scales(Place place, uint quarter, out vec4 scale, out ivec4 offset) {
 #if SUB_SCALED
@@ -127,14 +138,14 @@ void read_scales(Place place, uint quarter, out vec4 scale, out ivec4 offset) {
     const ivec4 bytes = ivec4(word << 24, word << 16, word << 8, word) >> 24;
 #if FORMAT == Q6
     scale = vec4(bytes);
-    offset = ivec4(-32);
+    offset = ivec4(FIXED_OFFSET);
 #else
     scale = vec4(bytes >> 1);
     offset = (bytes & 1) * DELTA;
 #endif
 #elif FORMAT == T2
     scale = vec4(1.0);
-    offset = ivec4(-1);
+    offset = ivec4(FIXED_OFFSET);
 #elif FORMAT != F16
 #if FORMAT == Q4Z
     const uint at = place.meta * 4u + place.group * 12u;
@@ -142,7 +153,7 @@ void read_scales(Place place, uint quarter, out vec4 scale, out ivec4 offset) {
     offset = -ivec4(zeros & 255u, (zeros >> 8) & 255u, (zeros >> 16) & 255u, zeros >> 24);
 #else
     const uint at = place.meta * 4u + place.group * 8u;
-    offset = ivec4(FORMAT == Q4 ? -8 : 0);
+    offset = ivec4(FIXED_OFFSET);
 #endif
     const uint place_of_rows = at + 2u * (PLANTED(1u) ? quarter ^ 1u : quarter);
     scale = vec4(half_pair(w1[place_of_rows]), half_pair(w1[place_of_rows + 1u]));

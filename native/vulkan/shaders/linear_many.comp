@@ -6,12 +6,9 @@
 #include "interface.glsl"
 #include "format.glsl"
 #include "linear_finish.glsl"
-layout(local_size_x = 128) in;
-
-#if FORMAT == T2
-#define SUM4 ivec4
-#else
-#define SUM4 vec4
+#include "linear_block.glsl"
+#if FORMAT != F16
+#include "linear_stage.glsl"
 #endif
 
 // One row of 16 groups of 4 rows per quad (f16: per k); one of 32 tokens likewise.
@@ -21,17 +18,7 @@ shared float inputs[16 * 32];
 #else
 shared uvec4 weights[2 * 8 * 16];
 shared uint inputs[2 * 8 * 32];
-shared vec4 scales[2 * 16];
-shared ivec4 offsets[2 * 16];
-shared float input_scales[2 * 32];
-shared int input_sums[2 * 32];
 #endif
-shared float finished[32 * 64];
-
-// The address of a group of 4 rows' tile; behind the last tile the last is read, and not stored.
-uint tile_of(uint rows) { return W_BASE + min(gl_WorkGroupID.x * 4u + (rows >> 2), TILES - 1u) * TILE_SIZE; }
-
-uint token_of(uint t) { return min(gl_WorkGroupID.y * 32u + t, M - 1u); }
 
 #if FORMAT == F16
 #define STAGES (2u * BLOCKS)
@@ -61,33 +48,14 @@ void add_stage(uint stage, uint rows, uint tokens, inout SUM4 total[4]) {
     }
 }
 #else
-#define STAGES ((BLOCKS + 1u) >> 1)
-// 64 k: a lane unpacks two quads of 4 rows, and 4 quads of a token.
-void load_stage(uint stage, uint lane) {
-    const uint rows = lane & 15u, c = (lane >> 4) & 3u, half_stage = lane >> 6;
-    const uint block = min(2u * stage + half_stage, BLOCKS - 1u);
-    const Place place = locate(tile_of(rows), block, block >> SHIFT);
-    uvec4 low, high;
-    read_quads(place, rows & 3u, c, low, high);
-    weights[(half_stage * 8u + 2u * c) * 16u + rows] = low;
-    weights[(half_stage * 8u + 2u * c + 1u) * 16u + rows] = high;
-    if (c == 0u) {
-        vec4 scale;
-        ivec4 offset;
-        read_scales(place, rows & 3u, scale, offset);
-        scales[half_stage * 16u + rows] = scale;
-        offsets[half_stage * 16u + rows] = offset;
-    }
-    const uint token = lane >> 2, part = lane & 3u, which = part >> 1;
-    const uint source = min(2u * stage + which, BLOCKS - 1u), from = token_of(token);
-    const uvec4 codes = a4[(from * A_STRIDE + source * 8u + (part & 1u) * 4u) >> 2];
+void keep_quads(uint block, uint c, uint rows, uvec4 low, uvec4 high) {
+    weights[(block * 8u + 2u * c) * 16u + rows] = low;
+    weights[(block * 8u + 2u * c + 1u) * 16u + rows] = high;
+}
+
+void keep_codes(uint block, uint part, uint token, uvec4 codes) {
     [[unroll]] for (uint i = 0u; i < 4u; i++) {
-        inputs[(which * 8u + (part & 1u) * 4u + i) * 32u + token] = codes[i];
-    }
-    if ((part & 1u) == 0u) {
-        const uvec2 group = groups[from * S_STRIDE + source];
-        input_scales[which * 32u + token] = uintBitsToFloat(group.x);
-        input_sums[which * 32u + token] = int(group.y);
+        inputs[(block * 8u + part * 4u + i) * 32u + token] = codes[i];
     }
 }
 
@@ -105,10 +73,10 @@ void add_stage(uint stage, uint rows, uint tokens, inout SUM4 total[4]) {
                 dots[t] += ivec4(dot4(weight.x, a), dot4(weight.y, a), dot4(weight.z, a), dot4(weight.w, a));
             }
         }
-        const vec4 scale = scales[b * 16u + rows];
+        const vec4 scale = intBitsToFloat(scales[b * 16u + rows]);
         const ivec4 offset = offsets[b * 16u + rows];
         [[unroll]] for (uint t = 0u; t < 4u; t++) {
-            const float a_scale = input_scales[b * 32u + tokens * 4u + t];
+            const float a_scale = intBitsToFloat(input_scales[b * 32u + tokens * 4u + t]);
             const int a_sum = input_sums[b * 32u + tokens * 4u + t];
 #if FORMAT == T2
             total[t] += dots[t] + offset * a_sum;
@@ -123,22 +91,6 @@ void add_stage(uint stage, uint rows, uint tokens, inout SUM4 total[4]) {
 }
 #endif
 
-void store(uint lane) {
-    const bool gated = (FLAGS & FLAG_GATED) != 0u;
-    const uint first = TILE_FIRST + gl_WorkGroupID.x * 4u;
-    for (uint at = lane; at < 32u * 64u; at += 128u) {
-        const uint t = at >> 6, row = at & 63u, token = gl_WorkGroupID.y * 32u + t, tile = row >> 4;
-        if (gl_WorkGroupID.x * 4u + tile >= TILES) {
-            continue;
-        }
-        if (!gated) {
-            store_plain(token, first * 16u + row, finished[at]);
-        } else if ((tile & 1u) == 0u) {
-            store_gated(token, first * 8u + (tile >> 1) * 16u + (row & 15u), finished[at], finished[at + 16u]);
-        }
-    }
-}
-
 void main() {
     const uint lane = gl_LocalInvocationID.x, rows = lane & 15u, tokens = lane >> 4;
     SUM4 total[4];
@@ -152,18 +104,7 @@ void main() {
         barrier();
         add_stage(stage, rows, tokens, total);
     }
-    const vec4 scale = row_scales(tile_of(rows), rows & 3u);
-    [[unroll]] for (uint t = 0u; t < 4u; t++) {
-#if FORMAT == T2
-        const float a_scale = uintBitsToFloat(groups[token_of(tokens * 4u + t) * S_STRIDE].x);
-        const vec4 sum = (vec4(total[t]) * a_scale) * scale;
-#else
-        const vec4 sum = total[t] * scale;
-#endif
-        [[unroll]] for (uint i = 0u; i < 4u; i++) {
-            finished[(tokens * 4u + t) * 64u + rows * 4u + i] = sum[i];
-        }
-    }
+    finish(rows, tokens, total);
     barrier();
     store(lane);
 }

@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vulkan/vulkan_matrix.h"
+
+#include <stdio.h>
+
+enum {
+    BLOCK_ROWS = 64, /* as linear_block.glsl has it */
+    BLOCK_TOKENS = 32,
+    BLOCK_K = 32,
+    BLOCK_LANES = 128,
+    LEAST_SHARED = 20480, /* linear_matrix.comp takes 17.5 kB */
+    MOST_SHAPES = 256
+};
+
+#ifdef INGOT_VULKAN_MATRIX
+static const bool BUILT = true;
+#else
+static const bool BUILT = false; /* the compiler of shaders does not know GL_KHR_cooperative_matrix */
+#endif
+
+static const char MATRIX[] = "VK_KHR_cooperative_matrix";
+static const char MEMORY_MODEL[] = "VK_KHR_vulkan_memory_model";
+static const char SMALL_TYPES[] = "VK_KHR_shader_float16_int8";
+static const char SUBGROUP_CONTROL[] = "VK_EXT_subgroup_size_control";
+
+/* All that SPIR-V with int8 matrices asks of a device. */
+static bool has_features(const ingot_vulkan_instance *vk, const ingot_vulkan_traits *traits) {
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR};
+    VkPhysicalDeviceVulkanMemoryModelFeatures model = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES, .pNext = &matrix};
+    VkPhysicalDeviceShaderFloat16Int8Features small = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES, .pNext = &model};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &small};
+    vk->GetPhysicalDeviceFeatures2(traits->physical, &features);
+    return matrix.cooperativeMatrix != VK_FALSE && model.vulkanMemoryModel != VK_FALSE && small.shaderInt8 != VK_FALSE;
+}
+
+static bool in_compute(const ingot_vulkan_instance *vk, const ingot_vulkan_traits *traits) {
+    VkPhysicalDeviceCooperativeMatrixPropertiesKHR matrix = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
+    VkPhysicalDeviceProperties2 all = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &matrix};
+    vk->GetPhysicalDeviceProperties2(traits->physical, &all);
+    return (matrix.cooperativeMatrixSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
+}
+
+/* Drivers may start subgroups of other sizes than the one they tell; where it can be, it is demanded, and full. */
+static void find_subgroups(const ingot_vulkan_instance *vk, ingot_vulkan_traits *traits) {
+    VkPhysicalDeviceSubgroupSizeControlFeaturesEXT can = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT};
+    VkPhysicalDeviceSubgroupSizeControlPropertiesEXT sizes = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES_EXT};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &can};
+    VkPhysicalDeviceProperties2 all = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &sizes};
+    vk->GetPhysicalDeviceFeatures2(traits->physical, &features);
+    vk->GetPhysicalDeviceProperties2(traits->physical, &all);
+    traits->matrix.size_demanded =
+        can.subgroupSizeControl != VK_FALSE && (sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0 &&
+        traits->subgroup >= sizes.minSubgroupSize && traits->subgroup <= sizes.maxSubgroupSize;
+    traits->matrix.full_demanded = can.computeFullSubgroups != VK_FALSE;
+}
+
+static bool divides(uint32_t part, uint32_t whole) { return part >= 8 && part <= 32 && whole % part == 0; }
+
+/* Whether the block is whole matrices, and as many for each subgroup. */
+static bool fits(const VkCooperativeMatrixPropertiesKHR *shape, uint32_t lanes) {
+    if (shape->AType != VK_COMPONENT_TYPE_SINT8_KHR || shape->BType != VK_COMPONENT_TYPE_SINT8_KHR ||
+        shape->CType != VK_COMPONENT_TYPE_SINT32_KHR || shape->ResultType != VK_COMPONENT_TYPE_SINT32_KHR ||
+        shape->scope != VK_SCOPE_SUBGROUP_KHR || shape->saturatingAccumulation != VK_FALSE ||
+        !divides(shape->MSize, BLOCK_ROWS) || !divides(shape->NSize, BLOCK_TOKENS) || !divides(shape->KSize, BLOCK_K)) {
+        return false;
+    }
+    const uint32_t matrices = BLOCK_ROWS / shape->MSize * (BLOCK_TOKENS / shape->NSize);
+    return lanes != 0 && BLOCK_LANES % lanes == 0 && matrices % (BLOCK_LANES / lanes) == 0;
+}
+
+static bool better(const VkCooperativeMatrixPropertiesKHR *shape, const ingot_vulkan_matrix *than) {
+    return shape->KSize > than->depth ||
+           (shape->KSize == than->depth && shape->MSize * shape->NSize > than->rows * than->tokens);
+}
+
+static void find_shape(const ingot_vulkan_instance *vk, ingot_vulkan_traits *traits) {
+    const PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR get =
+        (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)vk->GetInstanceProcAddr(
+            vk->instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
+    VkCooperativeMatrixPropertiesKHR shapes[MOST_SHAPES];
+    uint32_t count = MOST_SHAPES;
+    for (uint32_t i = 0; i < MOST_SHAPES; i++) {
+        shapes[i] = (VkCooperativeMatrixPropertiesKHR){.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
+    }
+    const VkResult result = get == NULL ? VK_ERROR_EXTENSION_NOT_PRESENT : get(traits->physical, &count, shapes);
+    for (uint32_t i = 0; (result == VK_SUCCESS || result == VK_INCOMPLETE) && i < count; i++) {
+        if (fits(&shapes[i], traits->subgroup) && better(&shapes[i], &traits->matrix)) {
+            traits->matrix.rows = shapes[i].MSize;
+            traits->matrix.tokens = shapes[i].NSize;
+            traits->matrix.depth = shapes[i].KSize;
+        }
+    }
+}
+
+void ingot_vulkan_matrix_find(const ingot_vulkan_instance *vk, const ingot_vulkan_extensions *extensions,
+                              ingot_vulkan_traits *traits) {
+    traits->cooperative_matrix = ingot_vulkan_has(extensions, MATRIX);
+    if (!BUILT || !traits->cooperative_matrix || !ingot_vulkan_has(extensions, MEMORY_MODEL) ||
+        !ingot_vulkan_has(extensions, SMALL_TYPES) || !has_features(vk, traits) || !in_compute(vk, traits) ||
+        traits->properties.limits.maxComputeSharedMemorySize < LEAST_SHARED) {
+        return;
+    }
+    if (ingot_vulkan_has(extensions, SUBGROUP_CONTROL)) {
+        find_subgroups(vk, traits);
+    }
+    find_shape(vk, traits);
+}
+
+void ingot_vulkan_matrix_describe(const ingot_vulkan_traits *traits, char *to, size_t room) {
+    const ingot_vulkan_matrix *matrix = &traits->matrix;
+    if (!traits->cooperative_matrix) {
+        *to = '\0';
+    } else if (!BUILT) {
+        (void)snprintf(to, room, "cooperative-matrix-not-built ");
+    } else if (matrix->depth == 0) {
+        (void)snprintf(to, room, "cooperative-matrix-unfit ");
+    } else {
+        (void)snprintf(to, room, "cooperative-matrix-%ux%ux%u ", matrix->rows, matrix->tokens, matrix->depth);
+    }
+}
+
+void *ingot_vulkan_matrix_ask(const ingot_vulkan_traits *traits, ingot_vulkan_matrix_request *request, void *next) {
+    *request = (ingot_vulkan_matrix_request){
+        .matrix = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
+                   .pNext = &request->memory_model,
+                   .cooperativeMatrix = VK_TRUE},
+        .memory_model = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES,
+                         .pNext = &request->small,
+                         .vulkanMemoryModel = VK_TRUE},
+        .small = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES,
+                  .pNext = next,
+                  .shaderInt8 = VK_TRUE},
+        .subgroups = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT,
+                      .pNext = next,
+                      .subgroupSizeControl = traits->matrix.size_demanded,
+                      .computeFullSubgroups = traits->matrix.full_demanded},
+        .extensions = {MATRIX, MEMORY_MODEL, SMALL_TYPES},
+        .extension_count = 3,
+    };
+    if (traits->matrix.size_demanded || traits->matrix.full_demanded) {
+        request->small.pNext = &request->subgroups;
+        request->extensions[request->extension_count++] = SUBGROUP_CONTROL;
+    }
+    if (traits->matrix.depth == 0) {
+        request->extension_count = 0;
+        return next;
+    }
+    return &request->matrix;
+}
