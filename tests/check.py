@@ -37,6 +37,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "no-compiler": cross.no_compiler,
     "examples": package.examples,
     "shaders": vulkan.shaders,
+    "vulkan-matrix": vulkan.matrix,
     "slow": suite.slow_tests,
     "kills": updates.kills,
     "deploy": updates.deployment,

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from targets.lab.process import LabError, run
 
-__all__ = ["download_wheels", "pinned", "prepare_root", "prepare_site", "python_of"]
+__all__ = [
+    "SOURCES",
+    "apt_options",
+    "download_packages",
+    "download_wheels",
+    "pinned",
+    "prepare_root",
+    "prepare_site",
+    "python_of",
+]
 
 PACKAGES = ["python3-minimal", "libpython3-stdlib", "libstdc++6", "coreutils", "dash"]
 WHEELS = ["numpy", "cffi", "pycparser", "tokenizers", "jinja2", "markupsafe"]
@@ -48,9 +57,9 @@ def prepare_root(folder: Path, architecture: str = "aarch64", more: Sequence[str
     state = place / "apt"
     for path in (root, state):
         shutil.rmtree(path, ignore_errors=True)
-    options = _apt_options(state, DEBIAN_NAMES[architecture])
+    options = apt_options(state, DEBIAN_NAMES[architecture])
     packages = [*PACKAGES, *DEBIAN_INSTEAD.get(architecture, []), *more]
-    _download_packages(options, packages)
+    download_packages(options, packages)
     root.mkdir(parents=True)
     for package in sorted((state / "cache" / "archives").glob("*.deb")):
         run(["dpkg", "-x", str(package), str(root)])
@@ -60,7 +69,7 @@ def prepare_root(folder: Path, architecture: str = "aarch64", more: Sequence[str
     return root
 
 
-def _download_packages(options: list[str], packages: list[str]) -> None:
+def download_packages(options: list[str], packages: list[str]) -> None:
     """Download packages; an index that fails is no harm where another has what is asked for.
 
     Raises: LabError with what apt said first.
@@ -76,12 +85,16 @@ def _download_packages(options: list[str], packages: list[str]) -> None:
         raise problem or error from error
 
 
-def _apt_options(state: Path, architecture: str) -> list[str]:
-    """Return the options of an apt for an architecture, whose whole state is in our folder."""
+def apt_options(state: Path, architecture: str, sources: Path | None = None) -> list[str]:
+    """Return the options of an apt for an architecture, whose whole state is in our folder.
+
+    Packages come from this machine's sources, or from those of a list.
+    Raises: LabError if there is none.
+    """
     for part in ("lists/partial", "cache/archives/partial", "dpkg"):
         (state / part).mkdir(parents=True)
     (state / "dpkg" / "status").touch()
-    sources = next((path for path in SOURCES if path.exists()), None)
+    sources = sources or next((path for path in SOURCES if path.exists()), None)
     if sources is None:
         raise LabError("no list of Debian package sources on this machine")
     settings = {

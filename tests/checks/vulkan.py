@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the Vulkan backend: its SPIR-V, and a driver on the emulated ARM board."""
+"""Checks of the Vulkan backend: its SPIR-V, a driver on the emulated ARM board, and matrices."""
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from ingot.format import Dtype
 from targets.cross.build import build_native as cross_build
@@ -13,7 +17,8 @@ from targets.cross.triples import GLIBC, parse_triple
 from targets.lab.board import DEFAULT_FOLDER, Board
 from targets.lab.process import LabError
 from targets.lab.rootfs import prepare_root, python_of
-from tests.checks.command import ROOT, StepError, build_native, tool
+from targets.lab.younger import library_folder, prepare_younger_root, started
+from tests.checks.command import ROOT, StepError, build_native, run, tool
 from tests.runtime.small_program import every_op
 
 # lavapipe, which is Mesa's Vulkan driver on the CPU, and the loader.
@@ -29,12 +34,17 @@ def shaders() -> None:
     goals = ["ingot_vulkan", "ingot_vulkan_broken"]
     build = build_native("vulkan", settings, goals)
     modules = sorted((build / "vulkan" / "made").rglob("*.spv.h"))
-    if len(modules) < 100:
-        raise StepError(f"{len(modules)} modules, expected at least 100")
+    validate([validator], modules, least=100)
+
+
+def validate(validator: Sequence[str], modules: Sequence[Path], least: int) -> None:
+    """Have spirv-val read modules as they are linked. Raises: StepError if it refuses one."""
+    if len(modules) < least:
+        raise StepError(f"{len(modules)} modules, expected at least {least}")
     for module in modules:
         binary = module.with_suffix("")
         binary.write_bytes(spirv_of(module.read_text(encoding="utf-8")))
-        command = [validator, "--target-env", "vulkan1.1", str(binary)]
+        command = [*validator, "--target-env", "vulkan1.1", str(binary)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise StepError(f"{module.name}: {done.stdout}{done.stderr}")
@@ -83,3 +93,38 @@ def _verify_on_board(arm: Board) -> str:
     script = ROOT / "tests" / "vulkan" / "board_script.py"
     python = python_of(root)
     return "".join(arm.run("cortex-a76", [python, script, m], environment) for m in models)
+
+
+def matrix() -> None:
+    """Prompts on cooperative matrices against those on dot products, on a younger driver."""
+    try:
+        root = prepare_younger_root(DEFAULT_FOLDER / "younger")
+    except LabError as error:
+        raise StepError(str(error)) from error
+    compiler = ";".join(started(root, root / "usr/bin/glslang"))
+    goals = ["ingot_vulkan", "ingot_vulkan_broken"]
+    settings = [f"-DINGOT_GLSLANG_MATRIX={compiler}", "-DINGOT_BUILD_TESTS=ON"]
+    build = build_native("vulkan-matrix", ["-DCMAKE_BUILD_TYPE=Release", *settings], goals)
+    modules = sorted((build / "vulkan" / "made").rglob("linear_matrix_*.spv.h"))
+    validate(started(root, root / "usr/bin/spirv-val"), modules, least=18)
+    print(_compare_matrices(root, build), end="")
+
+
+def _compare_matrices(root: Path, build: Path) -> str:
+    """Run the comparison by this Python, started by the root's loader, under the root's layer."""
+    share, files = root / "usr/share/vulkan", build / "files"
+    files.mkdir(exist_ok=True)
+    paths = [str(ROOT), *(path for path in sys.path if path)]
+    environment = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "VK_ICD_FILENAMES": str(share / "icd.d/lvp_icd.json"),
+        "VK_LAYER_PATH": str(share / "explicit_layer.d"),
+        "INGOT_VULKAN_VALIDATE": "1",
+        "MESA_SHADER_CACHE_DIR": str(build / "shaders"),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    host = Path("/usr/lib") / library_folder(root).name
+    python = started(root, Path(sys.executable).resolve(), (host,))
+    libraries = [build / f"libingot_vulkan{suffix}.so" for suffix in ("", "_broken")]
+    script = ROOT / "tests/vulkan/matrix_script.py"
+    return run([*python, script, *libraries, files], environment)
