@@ -29,6 +29,7 @@ from targets.cross.build import tool
 from targets.cross.triples import GLIBC, parse_triple
 from targets.cross.zig import REPOSITORY, zig_environment, zig_settings
 from targets.lab.process import LabError, run
+from targets.lab.younger import matrix_setting, prepare_younger_root
 
 __all__ = ["LIMIT_BYTES", "PACKAGES", "WHEELS", "Wheel", "audit", "build_wheel"]
 
@@ -70,6 +71,7 @@ def build_wheel(tag: str, out: Path, package: str = "ingot") -> Wheel:
     settings = zig_settings(CACHE, triple, GLIBC)
     settings.append("-DCMAKE_SHARED_LINKER_FLAGS=-Wl,-s")
     settings += ["-DINGOT_VULKAN=OFF", "-DINGOT_CUDA=OFF"] if package == "ingot" else []
+    settings += _shader_settings() if package == "ingot-vulkan" else []
     if triple.libc == "musl":
         settings.append(f"-DINGOT_PATCHELF={tool('patchelf')}")
         settings.append(f"-DINGOT_MUSL_LIBC=libc.musl-{triple.architecture.processor}.so.1")
@@ -86,6 +88,15 @@ def build_wheel(tag: str, out: Path, package: str = "ingot") -> Wheel:
     if not found:
         raise LabError(f"no wheel with the tag {tag} is in {out}")
     return check(found[-1], tag, package)
+
+
+def _shader_settings() -> list[str]:
+    """Return what adds shaders of cooperative matrices; nothing, with a word, where it cannot."""
+    try:
+        return [matrix_setting(prepare_younger_root(CACHE / "younger"))]
+    except LabError as error:
+        print(f"wheels: without cooperative matrices: {error}", file=sys.stderr)
+        return []
 
 
 def _build_folder(package: str, tag: str) -> Path:

@@ -15,7 +15,16 @@ from pathlib import Path
 from targets.lab.process import LabError, run
 from targets.lab.rootfs import SOURCES, apt_options, download_packages
 
-__all__ = ["COMPILER", "DRIVER", "SUITES", "library_folder", "prepare_younger_root", "started"]
+__all__ = [
+    "COMPILER",
+    "DRIVER",
+    "SUITES",
+    "library_folder",
+    "matrix_setting",
+    "mirror_of",
+    "prepare_younger_root",
+    "started",
+]
 
 # The second has what is younger still; apt takes from it only what is asked for by name.
 SUITES = ("trixie", "trixie-backports")
@@ -112,3 +121,8 @@ def started(root: Path, program: str | Path, libraries: tuple[Path, ...] = ()) -
     folder = library_folder(root)
     paths = ":".join(str(path) for path in (folder, *libraries))
     return [str(folder / "ld-linux-x86-64.so.2"), "--library-path", paths, str(program)]
+
+
+def matrix_setting(root: Path) -> str:
+    """Return CMake's setting that has the root's compiler make the shaders of matrices."""
+    return f"-DINGOT_GLSLANG_MATRIX={';'.join(started(root, root / 'usr/bin/glslang'))}"

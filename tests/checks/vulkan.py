@@ -17,7 +17,7 @@ from targets.cross.triples import GLIBC, parse_triple
 from targets.lab.board import DEFAULT_FOLDER, Board
 from targets.lab.process import LabError
 from targets.lab.rootfs import prepare_root, python_of
-from targets.lab.younger import library_folder, prepare_younger_root, started
+from targets.lab.younger import library_folder, matrix_setting, prepare_younger_root, started
 from tests.checks.command import ROOT, StepError, build_native, run, tool
 from tests.runtime.small_program import every_op
 
@@ -25,6 +25,15 @@ from tests.runtime.small_program import every_op
 DRIVER = ("mesa-vulkan-drivers", "libvulkan1")
 ICD = "usr/share/vulkan/icd.d/lvp_icd.aarch64.json"
 GOALS = ["ingot", "ingot_ffi", "ingot_vulkan"]
+# Rows, tokens, depth and lanes: of NVIDIA, AMD by 64 and by 32 lanes, Intel, and the driver here.
+SHAPES = [
+    (16, 16, 32, 32),
+    (16, 16, 16, 64),
+    (16, 16, 16, 32),
+    (8, 16, 32, 32),
+    (8, 8, 32, 32),
+    (8, 8, 8, 8),
+]
 
 
 def shaders() -> None:
@@ -101,13 +110,26 @@ def matrix() -> None:
         root = prepare_younger_root(DEFAULT_FOLDER / "younger")
     except LabError as error:
         raise StepError(str(error)) from error
-    compiler = ";".join(started(root, root / "usr/bin/glslang"))
     goals = ["ingot_vulkan", "ingot_vulkan_broken"]
-    settings = [f"-DINGOT_GLSLANG_MATRIX={compiler}", "-DINGOT_BUILD_TESTS=ON"]
-    build = build_native("vulkan-matrix", ["-DCMAKE_BUILD_TYPE=Release", *settings], goals)
+    settings = ["-DCMAKE_BUILD_TYPE=Release", "-DINGOT_BUILD_TESTS=ON", matrix_setting(root)]
+    build = build_native("vulkan-matrix", settings, goals)
     modules = sorted((build / "vulkan" / "made").rglob("linear_matrix_*.spv.h"))
     validate(started(root, root / "usr/bin/spirv-val"), modules, least=18)
+    _validate_shapes(root, modules[0].with_suffix(""))
     print(_compare_matrices(root, build), end="")
+
+
+def _validate_shapes(root: Path, module: Path) -> None:
+    """Have the validator read a module as devices of other shapes would be given it."""
+    for shape in SHAPES:
+        values = " ".join(f"{number}:{value}" for number, value in enumerate(shape, start=2))
+        made = module.with_suffix(".shape")
+        change = [f"--set-spec-const-default-value={values}", "--freeze-spec-const"]
+        fold = ["--fold-spec-const-op-composite", "--unify-const"]
+        tool_of_root = started(root, root / "usr/bin/spirv-opt")
+        run([*tool_of_root, *change, *fold, module, "-o", made])
+        run([*started(root, root / "usr/bin/spirv-val"), "--target-env", "vulkan1.1", made])
+    print(f"{module.stem}: valid for {len(SHAPES)} shapes")
 
 
 def _compare_matrices(root: Path, build: Path) -> str:
@@ -121,6 +143,7 @@ def _compare_matrices(root: Path, build: Path) -> str:
         "VK_LAYER_PATH": str(share / "explicit_layer.d"),
         "INGOT_VULKAN_VALIDATE": "1",
         "MESA_SHADER_CACHE_DIR": str(build / "shaders"),
+        "LP_NATIVE_VECTOR_WIDTH": "256",  # subgroups of 8, for which its matrices are made
         "OPENBLAS_NUM_THREADS": "1",
     }
     host = Path("/usr/lib") / library_folder(root).name

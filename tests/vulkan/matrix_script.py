@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -194,8 +195,8 @@ def main(sound: str, broken: str, folder: str) -> int:
     bench = Bench(Backend(Path(sound)), Backend(Path(broken)), Path(folder))
     (device, *_) = bench.sound.devices()
     print(f"{device['name']}, {device['driver']}: {device['features']}")
-    if "cooperative-matrix-" not in device["features"]:
-        print("the device has no cooperative matrices")
+    if re.search(r"\bcooperative-matrix-\d+x\d+x\d+\b", device["features"]) is None:
+        print("the device has no cooperative matrices that fit")
         return 1
     for hold in (hold_formats, hold_epilogues, hold_faults):
         try:
