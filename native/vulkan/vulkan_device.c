@@ -221,7 +221,7 @@ static ingot_status create_device(const ingot_vulkan_instance *vk, ingot_vulkan_
         .shaderIntegerDotProduct = VK_TRUE};
     ingot_vulkan_matrix_request matrix;
     void *chain = ingot_vulkan_matrix_ask(traits, &matrix, traits->int_dot ? &dot : NULL);
-    const char *extensions[2 + sizeof matrix.extensions / sizeof matrix.extensions[0]];
+    const char *extensions[2 + INGOT_VULKAN_MATRIX_EXTENSIONS];
     uint32_t count = 0;
     if (traits->int_dot) {
         extensions[count++] = INT_DOT;

@@ -21,7 +21,6 @@ enum {
 /* Shape of the matrices that linear_matrix.comp is made for; a depth of 0: there are none. */
 typedef struct ingot_vulkan_matrix {
     uint32_t rows, tokens, depth;
-    bool size_demanded, full_demanded; /* of its subgroups */
 } ingot_vulkan_matrix;
 
 /* What a physical device says of itself. */

@@ -19,9 +19,9 @@ static const bool BUILT = false; /* the compiler of shaders does not know GL_KHR
 #endif
 
 static const char MATRIX[] = "VK_KHR_cooperative_matrix";
-static const char MEMORY_MODEL[] = "VK_KHR_vulkan_memory_model";
-static const char SMALL_TYPES[] = "VK_KHR_shader_float16_int8";
-static const char SUBGROUP_CONTROL[] = "VK_EXT_subgroup_size_control";
+static const char *const EXTENSIONS[] = {MATRIX, "VK_KHR_vulkan_memory_model", "VK_KHR_shader_float16_int8",
+                                         "VK_EXT_subgroup_size_control"};
+enum { NEEDED = sizeof EXTENSIONS / sizeof EXTENSIONS[0] };
 
 /* All that SPIR-V with int8 matrices asks of a device. */
 static bool has_features(const ingot_vulkan_instance *vk, const ingot_vulkan_traits *traits) {
@@ -44,8 +44,9 @@ static bool in_compute(const ingot_vulkan_instance *vk, const ingot_vulkan_trait
     return (matrix.cooperativeMatrixSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0;
 }
 
-/* Drivers may start subgroups of other sizes than the one they tell; where it can be, it is demanded, and full. */
-static void find_subgroups(const ingot_vulkan_instance *vk, ingot_vulkan_traits *traits) {
+/* Modules before SPIR-V 1.6 must be given full subgroups (VUID-RuntimeSpirv-OpTypeCooperativeMatrixKHR-10770), and drivers
+ * may start others than of the size they tell, unless one is demanded. */
+static bool can_demand_subgroups(const ingot_vulkan_instance *vk, const ingot_vulkan_traits *traits) {
     VkPhysicalDeviceSubgroupSizeControlFeaturesEXT can = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT};
     VkPhysicalDeviceSubgroupSizeControlPropertiesEXT sizes = {
@@ -54,10 +55,9 @@ static void find_subgroups(const ingot_vulkan_instance *vk, ingot_vulkan_traits 
     VkPhysicalDeviceProperties2 all = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &sizes};
     vk->GetPhysicalDeviceFeatures2(traits->physical, &features);
     vk->GetPhysicalDeviceProperties2(traits->physical, &all);
-    traits->matrix.size_demanded =
-        can.subgroupSizeControl != VK_FALSE && (sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0 &&
-        traits->subgroup >= sizes.minSubgroupSize && traits->subgroup <= sizes.maxSubgroupSize;
-    traits->matrix.full_demanded = can.computeFullSubgroups != VK_FALSE;
+    return can.subgroupSizeControl != VK_FALSE && can.computeFullSubgroups != VK_FALSE &&
+           (sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0 &&
+           traits->subgroup >= sizes.minSubgroupSize && traits->subgroup <= sizes.maxSubgroupSize;
 }
 
 static bool divides(uint32_t part, uint32_t whole) { return part >= 8 && part <= 32 && whole % part == 0; }
@@ -101,15 +101,13 @@ static void find_shape(const ingot_vulkan_instance *vk, ingot_vulkan_traits *tra
 void ingot_vulkan_matrix_find(const ingot_vulkan_instance *vk, const ingot_vulkan_extensions *extensions,
                               ingot_vulkan_traits *traits) {
     traits->cooperative_matrix = ingot_vulkan_has(extensions, MATRIX);
-    if (!BUILT || !traits->cooperative_matrix || !ingot_vulkan_has(extensions, MEMORY_MODEL) ||
-        !ingot_vulkan_has(extensions, SMALL_TYPES) || !has_features(vk, traits) || !in_compute(vk, traits) ||
-        traits->properties.limits.maxComputeSharedMemorySize < LEAST_SHARED) {
-        return;
+    bool can = BUILT && traits->properties.limits.maxComputeSharedMemorySize >= LEAST_SHARED;
+    for (uint32_t i = 0; i < NEEDED; i++) {
+        can = can && ingot_vulkan_has(extensions, EXTENSIONS[i]);
     }
-    if (ingot_vulkan_has(extensions, SUBGROUP_CONTROL)) {
-        find_subgroups(vk, traits);
+    if (can && has_features(vk, traits) && in_compute(vk, traits) && can_demand_subgroups(vk, traits)) {
+        find_shape(vk, traits);
     }
-    find_shape(vk, traits);
 }
 
 void ingot_vulkan_matrix_describe(const ingot_vulkan_traits *traits, char *to, size_t room) {
@@ -126,6 +124,10 @@ void ingot_vulkan_matrix_describe(const ingot_vulkan_traits *traits, char *to, s
 }
 
 void *ingot_vulkan_matrix_ask(const ingot_vulkan_traits *traits, ingot_vulkan_matrix_request *request, void *next) {
+    if (traits->matrix.depth == 0) {
+        *request = (ingot_vulkan_matrix_request){0};
+        return next;
+    }
     *request = (ingot_vulkan_matrix_request){
         .matrix = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR,
                    .pNext = &request->memory_model,
@@ -134,22 +136,14 @@ void *ingot_vulkan_matrix_ask(const ingot_vulkan_traits *traits, ingot_vulkan_ma
                          .pNext = &request->small,
                          .vulkanMemoryModel = VK_TRUE},
         .small = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES,
-                  .pNext = next,
+                  .pNext = &request->subgroups,
                   .shaderInt8 = VK_TRUE},
         .subgroups = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT,
                       .pNext = next,
-                      .subgroupSizeControl = traits->matrix.size_demanded,
-                      .computeFullSubgroups = traits->matrix.full_demanded},
-        .extensions = {MATRIX, MEMORY_MODEL, SMALL_TYPES},
-        .extension_count = 3,
+                      .subgroupSizeControl = VK_TRUE,
+                      .computeFullSubgroups = VK_TRUE},
+        .extensions = EXTENSIONS,
+        .extension_count = NEEDED,
     };
-    if (traits->matrix.size_demanded || traits->matrix.full_demanded) {
-        request->small.pNext = &request->subgroups;
-        request->extensions[request->extension_count++] = SUBGROUP_CONTROL;
-    }
-    if (traits->matrix.depth == 0) {
-        request->extension_count = 0;
-        return next;
-    }
     return &request->matrix;
 }

@@ -37,14 +37,16 @@ typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKH
                                                                                    VkCooperativeMatrixPropertiesKHR *);
 #endif
 
+enum { INGOT_VULKAN_MATRIX_EXTENSIONS = 4 };
+
 /* What a device is created with; its structs point at each other, so that it must not be moved. */
 typedef struct ingot_vulkan_matrix_request {
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix;
     VkPhysicalDeviceVulkanMemoryModelFeatures memory_model;
     VkPhysicalDeviceShaderFloat16Int8Features small;
     VkPhysicalDeviceSubgroupSizeControlFeaturesEXT subgroups;
-    const char *extensions[4];
-    uint32_t extension_count;
+    const char *const *extensions;
+    uint32_t extension_count; /* at most INGOT_VULKAN_MATRIX_EXTENSIONS */
 } ingot_vulkan_matrix_request;
 
 /** Looks for a shape; traits->matrix stays 0 where none fits, a feature is missing, or the shaders were not built. */

@@ -118,20 +118,9 @@ typedef struct constant_values {
 
 enum { CONSTANTS = sizeof(constant_values) / sizeof(uint32_t) };
 
-/* What a pipeline of cooperative matrices demands of its subgroups. */
-static void demand_subgroups(const ingot_vulkan_device *device, const ingot_vulkan_shader *shader,
-                             VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT *size,
-                             VkPipelineShaderStageCreateInfo *stage) {
+static bool is_matrix(const ingot_vulkan_shader *shader) {
     static const char prefix[] = "linear_matrix_";
-    if (strncmp(shader->name, prefix, sizeof prefix - 1) != 0) {
-        return;
-    }
-    if (device->traits.matrix.size_demanded) {
-        stage->pNext = size;
-    }
-    if (device->traits.matrix.full_demanded) {
-        stage->flags |= VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
-    }
+    return strncmp(shader->name, prefix, sizeof prefix - 1) == 0;
 }
 
 static ingot_status create_pipeline(ingot_vulkan_device *device, const ingot_vulkan_shader *shader, uint32_t flags,
@@ -169,7 +158,10 @@ static ingot_status create_pipeline(ingot_vulkan_device *device, const ingot_vul
                   .pSpecializationInfo = &constants},
         .layout = device->pipeline_layout,
     };
-    demand_subgroups(device, shader, &size, &info.stage);
+    if (is_matrix(shader)) {
+        info.stage.pNext = &size;
+        info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
+    }
     const VkResult result = device->vk.CreateComputePipelines(device->device, device->cache, 1, &info, NULL, pipeline);
     device->vk.DestroyShaderModule(device->device, module, NULL);
     return ingot_vulkan_check(result, shader->name);

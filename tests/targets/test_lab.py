@@ -16,6 +16,7 @@ import pytest
 from targets.lab.board import CPU_LEVELS, Board
 from targets.lab.count import count_decode
 from targets.lab.process import LabError, run
+from targets.lab.younger import mirror_of, started
 
 Leave = Callable[[str, str], NoReturn]
 PROMPT = "The lamp on the table"
@@ -129,3 +130,25 @@ def test_failing_command_says_why() -> None:
         run([sys.executable, "-c", "import sys; sys.exit(3)"])
     with pytest.raises(LabError, match="is not installed"):
         run(["ingot-no-such-program"])
+
+
+def test_the_mirror_is_that_of_this_machine(tmp_path: Path) -> None:
+    """Of either style of list, past other archives; without one it is an error that says so."""
+    lines = "Types: deb\n# URIs: http://old.test/debian\nURIs: http://here.test/debian/\n"
+    styles = {
+        "deb822": lines,
+        "one-line": "deb http://x.test/tools x y\ndeb [a=b] http://here.test/debian/ x main\n",
+    }
+    for name, text in styles.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert mirror_of([tmp_path / name]) == "http://here.test/debian/"
+    (tmp_path / "none").write_text("URIs: http://other.test/debian-security\n", encoding="utf-8")
+    with pytest.raises(LabError, match="no address of Debian's archive"):
+        mirror_of([tmp_path / "none"])
+
+
+def test_a_program_of_another_root_is_started_by_its_loader(tmp_path: Path) -> None:
+    loader, option, paths, program = started(tmp_path, "program", (Path("/host"),))
+    assert loader == f"{tmp_path}/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+    assert (option, program) == ("--library-path", "program")
+    assert paths == f"{tmp_path}/usr/lib/x86_64-linux-gnu:/host"

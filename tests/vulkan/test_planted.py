@@ -32,6 +32,7 @@ PLANTS = {
     9: "a row that does not see itself",
     10: "one pick too few",
     11: "the last split of a context left out",
+    12: "activation scales of the neighbouring token",  # 13 and 14: matrix_script.py
 }
 
 pytestmark = pytest.mark.slow

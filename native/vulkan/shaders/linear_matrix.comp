@@ -31,7 +31,7 @@ const uint FROM_ROWS = MATRICES / FROM_TOKENS;
 #define ALONG_TOKENS gl_CooperativeMatrixLayoutRowMajor
 
 // Two blocks of 32 int8 of a row or a token, and 16 bytes, so that 8 neighbours lie in different banks. A uvec2 is the
-// least depth.
+// least depth. Matrices are loaded from multiples of 16 bytes, as they must: every shared array is as long as some.
 #define STRIDE 10u
 shared uvec2 weights[64 * STRIDE];
 shared uvec2 inputs[32 * STRIDE];
