@@ -57,6 +57,7 @@ static bool can_demand_subgroups(const ingot_vulkan_instance *vk, const ingot_vu
     vk->GetPhysicalDeviceProperties2(traits->physical, &all);
     return can.subgroupSizeControl != VK_FALSE && can.computeFullSubgroups != VK_FALSE &&
            (sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0 &&
+           (uint64_t)sizes.maxComputeWorkgroupSubgroups * traits->subgroup >= BLOCK_LANES &&
            traits->subgroup >= sizes.minSubgroupSize && traits->subgroup <= sizes.maxSubgroupSize;
 }
 
