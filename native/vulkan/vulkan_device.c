@@ -272,6 +272,9 @@ ingot_status ingot_vulkan_device_open(uint32_t index, const char *cache_folder, 
     if (ingot_vulkan_wanted("NO_MATRIX")) {
         device->traits.matrix = (ingot_vulkan_matrix){0};
     }
+#ifdef INGOT_PLANT
+    status = status == INGOT_OK ? ingot_vulkan_matrix_emulate(&device->traits.matrix) : status;
+#endif
     status = status == INGOT_OK ? create_device(vk, device) : status;
     status = status == INGOT_OK ? ingot_vulkan_load_device(device->device, &device->vk) : status;
     if (status != INGOT_OK) {

@@ -21,6 +21,8 @@ enum {
 /* Shape of the matrices that linear_matrix.comp is made for; a depth of 0: there are none. */
 typedef struct ingot_vulkan_matrix {
     uint32_t rows, tokens, depth;
+    uint32_t lanes; /* of a subgroup */
+    bool emulated;  /* in tests: by shaders that need no such device */
 } ingot_vulkan_matrix;
 
 /* What a physical device says of itself. */

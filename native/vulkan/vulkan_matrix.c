@@ -95,6 +95,7 @@ static void find_shape(const ingot_vulkan_instance *vk, ingot_vulkan_traits *tra
             traits->matrix.rows = shapes[i].MSize;
             traits->matrix.tokens = shapes[i].NSize;
             traits->matrix.depth = shapes[i].KSize;
+            traits->matrix.lanes = traits->subgroup;
         }
     }
 }
@@ -111,6 +112,27 @@ void ingot_vulkan_matrix_find(const ingot_vulkan_instance *vk, const ingot_vulka
     }
 }
 
+#ifdef INGOT_PLANT
+ingot_status ingot_vulkan_matrix_emulate(ingot_vulkan_matrix *matrix) {
+    const char *text = ingot_vulkan_text("EMULATE");
+    VkCooperativeMatrixPropertiesKHR shape = {.AType = VK_COMPONENT_TYPE_SINT8_KHR,
+                                              .BType = VK_COMPONENT_TYPE_SINT8_KHR,
+                                              .CType = VK_COMPONENT_TYPE_SINT32_KHR,
+                                              .ResultType = VK_COMPONENT_TYPE_SINT32_KHR,
+                                              .scope = VK_SCOPE_SUBGROUP_KHR};
+    uint32_t lanes = 0;
+    if (text == NULL || *text == '\0') {
+        return INGOT_OK;
+    }
+    const int found = sscanf(text, "%ux%ux%ux%u", &shape.MSize, &shape.NSize, &shape.KSize, &lanes);
+    if (found != 4 || !fits(&shape, lanes) || shape.MSize * shape.NSize % lanes != 0) {
+        return ingot_vulkan_fail(INGOT_ERROR_INVALID_ARGUMENT, "matrices of %s do not fit", text);
+    }
+    *matrix = (ingot_vulkan_matrix){shape.MSize, shape.NSize, shape.KSize, lanes, true};
+    return INGOT_OK;
+}
+#endif
+
 void ingot_vulkan_matrix_describe(const ingot_vulkan_traits *traits, char *to, size_t room) {
     const ingot_vulkan_matrix *matrix = &traits->matrix;
     if (!traits->cooperative_matrix) {
@@ -125,7 +147,7 @@ void ingot_vulkan_matrix_describe(const ingot_vulkan_traits *traits, char *to, s
 }
 
 void *ingot_vulkan_matrix_ask(const ingot_vulkan_traits *traits, ingot_vulkan_matrix_request *request, void *next) {
-    if (traits->matrix.depth == 0) {
+    if (traits->matrix.depth == 0 || traits->matrix.emulated) {
         *request = (ingot_vulkan_matrix_request){0};
         return next;
     }

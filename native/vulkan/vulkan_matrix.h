@@ -52,6 +52,11 @@ typedef struct ingot_vulkan_matrix_request {
 /** Looks for a shape; traits->matrix stays 0 where none fits, a feature is missing, or the shaders were not built. */
 void ingot_vulkan_matrix_find(const ingot_vulkan_instance *vk, const ingot_vulkan_extensions *extensions,
                               ingot_vulkan_traits *traits);
+#ifdef INGOT_PLANT
+/** For tests: the shape of INGOT_VULKAN_EMULATE, as 16x16x32x64, the last its lanes. @return INGOT_ERROR_INVALID_ARGUMENT
+ * for one that a device could not be given. */
+ingot_status ingot_vulkan_matrix_emulate(ingot_vulkan_matrix *matrix);
+#endif
 /** The word for a device's features, with a blank behind it; "" without the extension. */
 void ingot_vulkan_matrix_describe(const ingot_vulkan_traits *traits, char *to, size_t room);
 /** Fills in what a device of these traits needs. @return the first of a chain that ends in `next`. */

@@ -134,12 +134,8 @@ static ingot_status create_pipeline(ingot_vulkan_device *device, const ingot_vul
         return status;
     }
     const ingot_vulkan_matrix *matrix = &device->traits.matrix;
-    const constant_values values = {(uint32_t)ingot_vulkan_setting("PLANT", 0),
-                                    flags,
-                                    matrix->rows,
-                                    matrix->tokens,
-                                    matrix->depth,
-                                    device->traits.subgroup};
+    const constant_values values = {
+        (uint32_t)ingot_vulkan_setting("PLANT", 0), flags, matrix->rows, matrix->tokens, matrix->depth, matrix->lanes};
     VkSpecializationMapEntry entries[CONSTANTS];
     for (uint32_t i = 0; i < CONSTANTS; i++) {
         entries[i] = (VkSpecializationMapEntry){i, i * (uint32_t)sizeof(uint32_t), sizeof(uint32_t)};
@@ -148,7 +144,7 @@ static ingot_status create_pipeline(ingot_vulkan_device *device, const ingot_vul
         .mapEntryCount = CONSTANTS, .pMapEntries = entries, .dataSize = sizeof values, .pData = &values};
     VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT,
-        .requiredSubgroupSize = device->traits.subgroup};
+        .requiredSubgroupSize = matrix->lanes};
     VkComputePipelineCreateInfo info = {
         .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
         .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,

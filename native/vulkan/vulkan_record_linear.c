@@ -126,7 +126,7 @@ static void choose_shader(const ingot_vulkan_recorder *recorder, const ingot_ten
     const bool int8 = record->dtype != INGOT_DTYPE_F16, dot = traits->int_dot && int8;
     const char *suffix = dot ? "_dot" : "", *format = format_name(record->dtype);
     if (is_many(record, rows) && int8 && traits->matrix.depth != 0) {
-        (void)snprintf(name, NAME_BYTES, "linear_matrix_%s", format);
+        (void)snprintf(name, NAME_BYTES, "linear_%s_%s", traits->matrix.emulated ? "emulated" : "matrix", format);
     } else if (is_many(record, rows)) {
         (void)snprintf(name, NAME_BYTES, "linear_many_%s%s", format, suffix);
     } else {

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from tests.conftest import tool
 from tests.vulkan.backend_driver import Backend
 
 KIND_SOFTWARE = 3
@@ -43,3 +45,16 @@ def vulkan(vulkan_library: Path, skip_or_fail: Callable[[str, str], NoReturn]) -
             del os.environ["INGOT_VULKAN_VALIDATE"]
         else:
             os.environ["INGOT_VULKAN_VALIDATE"] = before
+
+
+@pytest.fixture(scope="session")
+def broken(
+    vulkan: Backend, native_build: Path, skip_or_fail: Callable[[str, str], NoReturn]
+) -> Backend:
+    """Return the backend whose shaders have the faults that INGOT_VULKAN_PLANT chooses."""
+    cmake = tool("cmake")
+    if cmake is None:
+        skip_or_fail("vulkan", "cmake is not installed")
+    command = [cmake, "--build", str(native_build), "--target", "ingot_vulkan_broken"]
+    subprocess.run(command, check=True, capture_output=True)
+    return Backend(native_build / "libingot_vulkan_broken.so")

@@ -90,8 +90,8 @@ def chain_of(
 
 def settle(settings: Mapping[str, str]) -> None:
     """Make these the backend's settings, read whenever a model opens."""
-    for name in ("NO_MATRIX", "PLANT"):
-        os.environ[f"INGOT_VULKAN_{name}"] = settings.get(name, "0")
+    for name, otherwise in (("NO_MATRIX", "0"), ("PLANT", "0"), ("EMULATE", "")):
+        os.environ[f"INGOT_VULKAN_{name}"] = settings.get(name, otherwise)
 
 
 def run_pass(container: Container, session: BackendSession, count: int, check: bool) -> list[F32]:

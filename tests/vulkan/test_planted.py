@@ -6,16 +6,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
 
 from ingot.container import Container
 from ingot.format import Dtype, Opcode
-from tests.conftest import REPOSITORY, tool
+from tests.conftest import REPOSITORY
 from tests.runtime.small_program import VOCABULARY, every_op
 from tests.vulkan.backend_driver import Backend, BackendModel, BackendSession, opcodes
 from tests.vulkan.linear_program import check_session
@@ -36,18 +34,6 @@ PLANTS = {
 }
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def broken(
-    vulkan: Backend, native_build: Path, skip_or_fail: Callable[[str, str], NoReturn]
-) -> Backend:
-    cmake = tool("cmake")
-    if cmake is None:
-        skip_or_fail("vulkan", "cmake is not installed")
-    command = [cmake, "--build", str(native_build), "--target", "ingot_vulkan_broken"]
-    subprocess.run(command, check=True, capture_output=True)
-    return Backend(native_build / "libingot_vulkan_broken.so")
 
 
 def agrees(backend: Backend, container: Container) -> bool:

@@ -1,14 +1,10 @@
 #version 450
 // SPDX-License-Identifier: Apache-2.0
-// linear for many tokens by cooperative matrices: the blocks, stages and terms of linear_many.comp in the same order, so
+// linear for many tokens by matrices of a subgroup: the blocks, stages and terms of linear_many.comp in the same order, so
 // that a device's sums have the same bits. Where in a matrix an element lies is the driver's business: scales become
-// matrices too, whose rows (or columns) are all the same, which is a stride of 0. Floats are kept as bits, so that a
-// device needs int8 matrices and no others.
+// matrices too, whose rows (or columns) are all the same. Floats are kept as bits, so that a device needs int8 matrices
+// and no others.
 #extension GL_GOOGLE_include_directive : require
-#extension GL_KHR_cooperative_matrix : require
-#extension GL_KHR_memory_scope_semantics : require
-#extension GL_KHR_shader_subgroup_basic : require
-#extension GL_EXT_shader_explicit_arithmetic_types_int8 : require
 #include "interface.glsl"
 #include "format.glsl"
 #include "linear_finish.glsl"
@@ -26,15 +22,12 @@ const uint MATRICES = 64u / ROWS * ACROSS * LANES / 128u;
 const uint FROM_TOKENS = MATRICES < ACROSS ? MATRICES : ACROSS;
 const uint FROM_ROWS = MATRICES / FROM_TOKENS;
 
-#define SUMS coopmat<int, gl_ScopeSubgroup, ROWS, TOKENS, gl_MatrixUseAccumulator>
-#define ALONG_ROWS gl_CooperativeMatrixLayoutColumnMajor
-#define ALONG_TOKENS gl_CooperativeMatrixLayoutRowMajor
-
 // Two blocks of 32 int8 of a row or a token, and 16 bytes, so that 8 neighbours lie in different banks. A uvec2 is the
 // least depth. Matrices are loaded from multiples of 16 bytes, as they must: every shared array is as long as some.
 #define STRIDE 10u
 shared uvec2 weights[64 * STRIDE];
 shared uvec2 inputs[32 * STRIDE];
+#include "matrix.glsl"
 
 void keep_quads(uint block, uint c, uint rows, uvec4 low, uvec4 high) {
     [[unroll]] for (uint i = 0u; i < 4u; i++) {
@@ -50,16 +43,13 @@ void keep_codes(uint block, uint part, uint token, uvec4 codes) {
 // The integers of a block of 32 k: ROWS rows from `row` on by FROM_TOKENS matrices of tokens from `token` on.
 void multiply(uint block, uint row, uint token, out SUMS dots[FROM_TOKENS]) {
     [[unroll]] for (uint t = 0u; t < FROM_TOKENS; t++) {
-        dots[t] = SUMS(0);
+        dots[t] = all_of(0);
     }
     [[unroll]] for (uint k = 0u; k < 32u - uint(PLANTED(13u)) * DEPTH; k += DEPTH) {
-        coopmat<int8_t, gl_ScopeSubgroup, ROWS, DEPTH, gl_MatrixUseA> a;
-        coopMatLoad(a, weights, row * STRIDE + block * 4u + k / 8u, STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+        const LEFT a = left(row * STRIDE + block * 4u + k / 8u);
         [[unroll]] for (uint t = 0u; t < FROM_TOKENS; t++) {
-            coopmat<int8_t, gl_ScopeSubgroup, DEPTH, TOKENS, gl_MatrixUseB> b;
-            coopMatLoad(b, inputs, (token + t * TOKENS) * STRIDE + block * 4u + k / 8u, STRIDE,
-                        gl_CooperativeMatrixLayoutColumnMajor);
-            dots[t] = coopMatMulAdd(a, b, dots[t]);
+            const RIGHT b = right((token + t * TOKENS) * STRIDE + block * 4u + k / 8u);
+            dots[t] = multiply_add(a, b, dots[t]);
         }
     }
 }
@@ -68,18 +58,18 @@ void multiply(uint block, uint row, uint token, out SUMS dots[FROM_TOKENS]) {
 void add_terms(uint block, uint row, uint token, SUMS dots, inout SUMS total) {
     SUMS scale, offset, a_scale, a_sum;
 #if FORMAT != T2
-    coopMatLoad(scale, scales, (block ^ uint(PLANTED(14u))) * 16u + row / 4u, 0u, ALONG_ROWS);
-    coopMatLoad(a_scale, input_scales, block * 32u + token, 0u, ALONG_TOKENS);
+    LOAD_OF_ROWS(scale, scales, (block ^ uint(PLANTED(14u))) * 16u + row / 4u);
+    LOAD_OF_TOKENS(a_scale, input_scales, block * 32u + token);
 #endif
 #ifndef FIXED_OFFSET
-    coopMatLoad(offset, offsets, block * 16u + row / 4u, 0u, ALONG_ROWS);
+    LOAD_OF_ROWS(offset, offsets, block * 16u + row / 4u);
 #else
-    offset = SUMS(FIXED_OFFSET);
+    offset = all_of(FIXED_OFFSET);
 #endif
 #if FORMAT != Q8
-    coopMatLoad(a_sum, input_sums, block * 32u + token, 0u, ALONG_TOKENS);
+    LOAD_OF_TOKENS(a_sum, input_sums, block * 32u + token);
 #else
-    a_sum = SUMS(0);
+    a_sum = all_of(0);
 #endif
     for (uint i = 0u; i < dots.length(); i++) {
 #if FORMAT == T2
@@ -119,11 +109,11 @@ void gather(uint rows, uint tokens, out SUM4 total[4]) {
 }
 
 void main() {
-    const uint lane = gl_LocalInvocationID.x, first = gl_SubgroupID * MATRICES;
+    const uint lane = gl_LocalInvocationID.x, first = SUBGROUP * MATRICES;
     const uint first_row = first / ACROSS * ROWS, first_token = first % ACROSS * TOKENS;
     SUMS total[MATRICES];
     [[unroll]] for (uint i = 0u; i < MATRICES; i++) {
-        total[i] = SUMS(0);
+        total[i] = all_of(0);
     }
     fill_book(lane);
     for (uint stage = 0u; stage < STAGES - uint(PLANTED(3u)); stage++) {
@@ -134,7 +124,7 @@ void main() {
     }
     [[unroll]] for (uint i = 0u; i < MATRICES; i++) {
         const uint row = first_row + i / FROM_TOKENS * ROWS, token = first_token + i % FROM_TOKENS * TOKENS;
-        coopMatStore(total[i], finished, token * 64u + row, 64u, ALONG_ROWS);
+        STORE(total[i], finished, token * 64u + row);
     }
     barrier();
     SUM4 mine[4];
