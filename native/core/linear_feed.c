@@ -4,12 +4,16 @@
 #include <string.h>
 
 #include "kernels/dispatch.h"
+#include "kernels/prefetch.h"
 
 enum { TOKENS = INGOT_PANEL_TOKENS, COLUMNS = INGOT_FEED_COLUMNS };
 
 /* Kernels that the tuner chose may read rows; and so do those that have no panels for a short end. */
 static bool reads_panels_alone(const ingot_session *session, const ingot_step *step, uint32_t m) {
     const uint32_t end = m % TOKENS;
+    if (!step->takes_panels || m <= INGOT_DECODE_TOKENS) {
+        return false;
+    }
     if (!INGOT_PANELS_ALONE && end != 0 && end < INGOT_PANEL_FROM) {
         return false;
     }
@@ -23,17 +27,34 @@ static bool reads_panels_alone(const ingot_session *session, const ingot_step *s
 }
 
 bool ingot_feed_active(const ingot_session *session, const ingot_step *step, uint32_t m) {
-    return step->feeds && m > INGOT_DECODE_TOKENS && !session->tracing && reads_panels_alone(session, step + 1, m);
+    return step->feeds && !session->tracing && reads_panels_alone(session, step + 1, m);
 }
 
 static uint32_t width_of(const ingot_session *session, const ingot_step *step) {
     return session->places[step->outputs[0]].width;
 }
 
+static uint8_t *panel_of(const ingot_session *session, uint32_t token, uint32_t block) {
+    return session->fed + token / TOKENS * session->panel_bytes + (size_t)block * INGOT_PANEL_BLOCK_BYTES;
+}
+
+/* All threads read the last layer's panels: their lines come back while the block is computed. */
+static void prefetch_panels(const ingot_session *session, uint32_t m, uint32_t block) {
+    for (uint32_t token = 0; token < m; token += TOKENS) {
+        const uint8_t *panel = panel_of(session, token, block);
+        for (uint32_t i = 0; i < INGOT_PANEL_BLOCK_BYTES; i += 64) {
+            ingot_prefetch_write(panel + i);
+        }
+    }
+}
+
 void ingot_feed_begin(const ingot_session *session, const ingot_thread_area *area, const ingot_step *step, uint32_t m,
                       uint32_t block) {
     if (m % TOKENS != 0 || width_of(session, step) - block * COLUMNS < COLUMNS) {
         memset(area->fed, 0, (size_t)(m + TOKENS - 1) / TOKENS * TOKENS * COLUMNS * sizeof(float));
+    }
+    if (INGOT_PREFETCH_OUTPUTS) {
+        prefetch_panels(session, m, block);
     }
 }
 
@@ -42,7 +63,7 @@ void ingot_feed_end(const ingot_session *session, const ingot_thread_area *area,
     const uint32_t width = width_of(session, step), blocks = (width + COLUMNS - 1) / COLUMNS;
     const uint32_t padded = (width + 127) / 128 * 128 / COLUMNS;
     for (uint32_t token = 0; token < m; token += TOKENS) {
-        uint8_t *panel = session->fed + token / TOKENS * session->panel_bytes + (size_t)block * INGOT_PANEL_BLOCK_BYTES;
+        uint8_t *panel = panel_of(session, token, block);
         int8_t a[TOKENS * COLUMNS];
         float a_scale[TOKENS];
         int32_t a_sum[TOKENS];

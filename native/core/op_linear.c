@@ -6,6 +6,7 @@
 #include "core/ops.h"
 #include "core/pick.h"
 #include "kernels/dispatch.h"
+#include "kernels/prefetch.h"
 
 /* The input as the kernels read it. */
 typedef struct linear_input {
@@ -96,11 +97,9 @@ static void pack_panel(const ingot_session *session, uint32_t k, uint32_t begin,
 
 static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/* The input row that is quantized: the norm's result may be made on the way. */
-static const float *input_row(const ingot_lane *lane, const ingot_step *step, uint32_t row) {
-    const ingot_session *session = lane->session;
-    const bool norm_here = step->absorbed_step >= 0 && session->model->steps[step->absorbed_step].absorbed_always;
-    return norm_here && !session->tracing ? normalized_row(lane, step, row) : ingot_row(session, step->inputs[0], row);
+/* Whether the norm before is computed here, row by row. */
+static bool norms_rows(const ingot_session *session, const ingot_step *step) {
+    return step->absorbed_step >= 0 && session->model->steps[step->absorbed_step].absorbed_always && !session->tracing;
 }
 
 /* Whether the step before has made this one's panels. */
@@ -109,50 +108,64 @@ static bool is_fed(const ingot_session *session, const ingot_step *step, uint32_
     return step != session->model->steps && before->feeds && ingot_feed_active(session, before, m);
 }
 
-/* Several tokens: the rows are shared out, panel by panel. */
-static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
+/* What has to be done for each row of several tokens. */
+typedef struct row_work {
+    bool quantizes, packs, pads, per_token;
+} row_work;
+
+static void prepare_rows(ingot_lane *lane, const ingot_step *step, const row_work *work, uint32_t begin, uint32_t end) {
     ingot_session *session = lane->session;
-    const ingot_model *model = session->model;
-    const uint32_t k = session->places[step->inputs[0]].width, wide = model->widest_k;
-    const bool pads = step->reads_float && k % 32 != 0;
-    const bool quantizes = per_token || step->quantizes;
-    const bool packs = quantizes && step->reads_panels && m >= INGOT_PANEL_FROM;
-    linear_input input = {
-        .a = session->a,
-        .a_scale = session->a_scale,
-        .a_sum = session->a_sum,
-        .x = pads ? session->padded : ingot_row(session, step->inputs[0], 0),
-        .panels = is_fed(session, step, m) ? session->fed
-                  : packs                  ? session->panels
-                                           : NULL,
-        .a_stride = wide,
-        .s_stride = wide / 32,
-        .x_stride = pads ? model->padded_float_k : session->places[step->inputs[0]].stride,
-    };
-    if ((!quantizes && !pads) || input.panels == session->fed) {
-        return input;
+    const uint32_t k = session->places[step->inputs[0]].width, padded = session->model->padded_float_k;
+    for (uint32_t row = begin; row < end; row++) {
+        const float *x =
+            norms_rows(session, step) ? normalized_row(lane, step, row) : ingot_row(session, step->inputs[0], row);
+        if (work->quantizes) {
+            quantize_row(session, x, k, row, quantizer(lane, work->per_token));
+        }
+        if (work->pads) {
+            pad_row(x, k, padded, session->padded + (size_t)row * padded);
+        }
     }
-    const uint32_t run = packs ? INGOT_PANEL_TOKENS : 1;
+    if (work->packs) {
+        pack_panel(session, k, begin, end);
+    }
+}
+
+static void share_rows(ingot_lane *lane, const ingot_step *step, const row_work *work, uint32_t m) {
+    const uint32_t run = work->packs ? INGOT_PANEL_TOKENS : 1;
     uint32_t first, last;
     ingot_lane_share(lane);
     while (ingot_lane_take(lane, (m + run - 1) / run, 1, &first, &last)) {
-        for (uint32_t begin = first * run, end; begin < smaller(last * run, m); begin = end) {
-            end = smaller(begin + run, m);
-            for (uint32_t row = begin; row < end; row++) {
-                const float *x = input_row(lane, step, row);
-                if (quantizes) {
-                    quantize_row(session, x, k, row, quantizer(lane, per_token));
-                }
-                if (pads) {
-                    pad_row(x, k, model->padded_float_k, session->padded + (size_t)row * model->padded_float_k);
-                }
-            }
-            if (packs) {
-                pack_panel(session, k, begin, end);
-            }
+        for (uint32_t begin = first * run; begin < smaller(last * run, m); begin += run) {
+            prepare_rows(lane, step, work, begin, smaller(begin + run, m));
         }
     }
-    return input;
+}
+
+/* Several tokens: the rows are shared out, panel by panel. */
+static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint32_t m, bool per_token) {
+    const ingot_session *session = lane->session;
+    const ingot_model *model = session->model;
+    const ingot_activation_place *x = &session->places[step->inputs[0]];
+    const bool fed = is_fed(session, step, m);
+    row_work work = {.pads = step->reads_float && x->width % 32 != 0, .per_token = per_token};
+    work.quantizes = !fed && (per_token || step->quantizes);
+    work.packs = work.quantizes && step->reads_panels && m >= INGOT_PANEL_FROM;
+    if (work.quantizes || work.pads) {
+        share_rows(lane, step, &work, m);
+    }
+    return (linear_input){
+        .a = session->a,
+        .a_scale = session->a_scale,
+        .a_sum = session->a_sum,
+        .x = work.pads ? session->padded : x->data,
+        .panels = fed          ? session->fed
+                  : work.packs ? session->panels
+                               : NULL,
+        .a_stride = model->widest_k,
+        .s_stride = model->widest_k / 32,
+        .x_stride = work.pads ? model->padded_float_k : x->stride,
+    };
 }
 
 /* A run of a row, by way of values that a compiler keeps in vectors: `to` may be `add` or `from`. */
@@ -225,7 +238,7 @@ static void prefetch_outputs(const ingot_session *session, const ingot_linear_pa
     const float *to = out->data + column;
     for (uint32_t row = 0; row < m; row++, to += out->stride) {
         for (uint32_t i = 0; i < columns; i += INGOT_TILE_ROWS) {
-            __builtin_prefetch(to + i, 1);
+            ingot_prefetch_write(to + i);
         }
     }
 }

@@ -78,6 +78,9 @@ static ingot_status prepare_linear(ingot_model *model, ingot_step *step) {
         step->quantizes_tokens |= part->dtype == INGOT_DTYPE_T2;
         step->quantizes |= !floats && part->dtype != INGOT_DTYPE_T2;
         step->reads_panels |= part->reads_panels;
+        /* Of activations with a scale per token there are none, nor for layout T16_K8. */
+        step->takes_panels = (p == 0 || step->takes_panels) && part->reads_panels && part->dtype != INGOT_DTYPE_T2 &&
+                             part->layout == INGOT_LAYOUT_T16;
         model->reads_panels |= part->reads_panels;
         uint32_t k = (uint32_t)model->file.tensors[step->inputs[1 + p]].shape[1];
         model->widest_k = larger(model->widest_k, round_up(k, 128));
@@ -154,16 +157,6 @@ static bool absorbs_rope(const ingot_model *model, uint32_t index, const uint32_
            attention->inputs[2] != rope->outputs[1];
 }
 
-/* Whether all of a linear reads int8 panels: of float or per-token activations there are none, nor for layout T16_K8. */
-static bool takes_panels(const ingot_step *linear) {
-    for (uint32_t p = 0; p < linear->part_count; p++) {
-        if (!linear->parts[p].reads_panels || linear->parts[p].layout != INGOT_LAYOUT_T16) {
-            return false;
-        }
-    }
-    return linear->quantizes && !linear->quantizes_tokens && !linear->reads_float;
-}
-
 /* A gated linear whose only reader is the next linear, as its first input. */
 static bool feeds_next(const ingot_model *model, uint32_t index, const uint32_t *last_readers) {
     const ingot_step *gated = &model->steps[index], *linear = &model->steps[index + 1];
@@ -173,7 +166,7 @@ static bool feeds_next(const ingot_model *model, uint32_t index, const uint32_t 
         return false;
     }
     const uint32_t last_input = model->file.instructions[model->file.step_first + index + 1].inputs - 1u;
-    return linear->inputs[last_input] != gated->outputs[0] && takes_panels(linear);
+    return linear->inputs[last_input] != gated->outputs[0] && linear->takes_panels;
 }
 
 static ingot_status absorb_steps(ingot_model *model) {

@@ -51,6 +51,7 @@ typedef struct ingot_step {
                             * thread; an attention the rope before it, head by head */
     bool absorbed;         /* rms_norm, rope: the next step does it where m is 1 */
     bool absorbed_always;  /* rms_norm: for any m, row by row */
+    bool takes_panels;     /* linear: every part can read panels, and none reads anything else */
     bool feeds;            /* gated linear: the next step, a linear, is its only reader and may take panels */
     ingot_linear_part parts[INGOT_MAX_PARTS];
 } ingot_step;

@@ -52,6 +52,14 @@ static inline float v16_largest(v16 x) {
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+#define V16_INSERT /* x with another value in lane i */
+static inline v16 v16_insert(v16 x, uint32_t i, float value) {
+    const __m256i lane = _mm256_set1_epi32((int)i), eight = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i a = _mm256_cmpeq_epi32(lane, eight);
+    const __m256i b = _mm256_cmpeq_epi32(lane, _mm256_add_epi32(eight, _mm256_set1_epi32(8)));
+    return (v16){_mm256_blendv_ps(x.a, _mm256_set1_ps(value), _mm256_castsi256_ps(a)),
+                 _mm256_blendv_ps(x.b, _mm256_set1_ps(value), _mm256_castsi256_ps(b))};
+}
 static inline __m256 scale_half(__m256 x, __m256 shifted) {
     __m256i bits = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), bits));

@@ -45,6 +45,10 @@ static inline int32_t v16_store_int8(int8_t *p, v16 x) {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(rounded));
     return _mm512_reduce_add_epi32(rounded);
 }
+#define V16_INSERT /* x with another value in lane i */
+static inline v16 v16_insert(v16 x, uint32_t i, float value) {
+    return _mm512_mask_broadcastss_ps(x, (__mmask16)(1u << i), _mm_set_ss(value));
+}
 #define V16_STORE_INT8_PAIR /* one sum over lanes instead of two */
 static inline int32_t v16_store_int8_pair(int8_t *p, v16 low, v16 high) {
     __m512i first = _mm512_cvtps_epi32(low), second = _mm512_cvtps_epi32(high);
