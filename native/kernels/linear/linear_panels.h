@@ -20,15 +20,6 @@ typedef struct linear_panel {
     void (*run)(const ingot_linear_args *args, uint32_t tile, uint32_t token);
 } linear_panel;
 
-/* Block `block` of a dense tile; a kernel that knows lists walks over superblocks instead. */
-LINEAR_INLINE linear_block find_block(const ingot_linear_args *args, const uint8_t *tile, uint32_t block,
-                                      linear_format format) {
-    const linear_tile dense = {.superblocks = tile + linear_head_bytes(format)};
-    const uint32_t shift = linear_superblock_shift(format, args->group);
-    const linear_superblock superblock = linear_find_superblock(args, &dense, block >> shift, format);
-    return linear_find_block(args, &superblock, block & ((1u << shift) - 1), format);
-}
-
 /* An address beyond the tensor is allowed: a prefetch reads nothing. Weights that pass once come non-temporal (locality
  * 0): a long tile would else push the activations, which every tile reads again, out of L1. */
 LINEAR_INLINE void prefetch_lines(const uint8_t *address, int distance, int lines, bool once) {

@@ -9,6 +9,13 @@ enum { BLOCK = 32, QUADS = 8, TOKENS = INGOT_PANEL_TOKENS };
 /* Four words, one register on every CPU. */
 typedef int32_t words __attribute__((vector_size(16)));
 
+/* Four words of two registers, numbered through; gcc has clang's builtin from version 12 on only. */
+#if defined(__clang__)
+#define TAKE_WORDS(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define TAKE_WORDS(a, b, i, j, k, l) __builtin_shuffle(a, b, (words){i, j, k, l})
+#endif
+
 static words load_words(const int8_t *a) {
     words w;
     memcpy(&w, a, sizeof w);
@@ -18,13 +25,12 @@ static words load_words(const int8_t *a) {
 /* Four quads of four tokens, from a row per token to a row per quad. */
 static void transpose_words(const int8_t *const *a, uint8_t *quads) {
     const words w[4] = {load_words(a[0]), load_words(a[1]), load_words(a[2]), load_words(a[3])};
-    const words low0 = __builtin_shufflevector(w[0], w[1], 0, 4, 1, 5);
-    const words high0 = __builtin_shufflevector(w[0], w[1], 2, 6, 3, 7);
-    const words low1 = __builtin_shufflevector(w[2], w[3], 0, 4, 1, 5);
-    const words high1 = __builtin_shufflevector(w[2], w[3], 2, 6, 3, 7);
-    const words rows[4] = {
-        __builtin_shufflevector(low0, low1, 0, 1, 4, 5), __builtin_shufflevector(low0, low1, 2, 3, 6, 7),
-        __builtin_shufflevector(high0, high1, 0, 1, 4, 5), __builtin_shufflevector(high0, high1, 2, 3, 6, 7)};
+    const words low0 = TAKE_WORDS(w[0], w[1], 0, 4, 1, 5);
+    const words high0 = TAKE_WORDS(w[0], w[1], 2, 6, 3, 7);
+    const words low1 = TAKE_WORDS(w[2], w[3], 0, 4, 1, 5);
+    const words high1 = TAKE_WORDS(w[2], w[3], 2, 6, 3, 7);
+    const words rows[4] = {TAKE_WORDS(low0, low1, 0, 1, 4, 5), TAKE_WORDS(low0, low1, 2, 3, 6, 7),
+                           TAKE_WORDS(high0, high1, 0, 1, 4, 5), TAKE_WORDS(high0, high1, 2, 3, 6, 7)};
     for (int q = 0; q < 4; q++) memcpy(quads + q * 4 * TOKENS, &rows[q], sizeof rows[q]);
 }
 
