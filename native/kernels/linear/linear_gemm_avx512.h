@@ -42,7 +42,7 @@ LINEAR_INLINE void gemm_expand_block(linear_block block, size_t tile_bytes, int 
     }
 }
 
-/* The next two tiles come into the cache while these are multiplied. */
+/* The next two tiles come into L2 while these are multiplied. */
 LINEAR_INLINE void gemm_prefetch(const linear_superblock *superblock, size_t tile_bytes, int tiles,
                                  linear_format format) {
     const int ahead = (int)(2 * tile_bytes), lines = (int)linear_block_bytes(format) / LINEAR_CHUNK;
@@ -51,6 +51,20 @@ LINEAR_INLINE void gemm_prefetch(const linear_superblock *superblock, size_t til
         prefetch_lines(superblock->meta + start, ahead, 1, false);
         prefetch_lines(superblock->codes + start, ahead, lines * (int)superblock->blocks, false);
     }
+}
+
+/* The slab from superblock `next` on, or behind the last one of the next tiles: it comes into L1 right before it is
+ * unpacked, because the panels that passed since gemm_prefetch have pushed it out. */
+LINEAR_INLINE void gemm_fetch(const ingot_linear_args *args, const linear_tile *stored, uint32_t next, int tiles,
+                              linear_format format) {
+    const uint32_t shift = linear_superblock_shift(format, args->group), whole = 1u << shift;
+    const uint32_t bytes = linear_meta_bytes(format, args->group, whole) + whole * linear_block_bytes(format);
+    const bool behind = next == stored->count;
+    const uint32_t left = behind ? stored->count : stored->count - next, most = GEMM_SLAB_BLOCKS >> shift;
+    const int lines = (int)((left < most ? left : most) * bytes / LINEAR_CHUNK);
+    const uint8_t *from =
+        behind ? stored->head + (size_t)tiles * args->tile_bytes : stored->superblocks + (size_t)next * bytes;
+    UNROLL for (int i = 0; i < tiles; i++) { prefetch_lines(from + (size_t)i * args->tile_bytes, 0, lines, false); }
 }
 
 /* Whole superblocks from `next` on; returns the one behind them. */
@@ -200,6 +214,8 @@ LINEAR_INLINE void gemm_tiles(const ingot_linear_args *args, uint32_t tile, int 
     do {
         next = gemm_expand(args, &stored, next, tiles, format, t, &slab);
         for (uint32_t token = 0; token < args->m; token += GEMM_TOKENS) {
+            const bool last = args->m - token <= GEMM_TOKENS;
+            if (last && args->tile_offsets == NULL) gemm_fetch(args, &stored, next, tiles, format);
             gemm_panel(args, &slab, tile, token, tiles, format);
         }
     } while (!slab.ends);
