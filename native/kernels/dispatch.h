@@ -45,6 +45,9 @@ enum { INGOT_PREFETCH_OUTPUTS = 0, INGOT_PANELS_ALONE = 0 };
 #endif
 
 /* Levels whose linear kernels read panels (linear.h), and the tokens from which panels are faster than rows. */
-enum { INGOT_PANEL_LEVELS = INGOT_ISA_AVX512VNNI | INGOT_ISA_NEON_DOTPROD, INGOT_PANEL_FROM = 5 };
+enum {
+    INGOT_PANEL_LEVELS = INGOT_ISA_AVX512VNNI | INGOT_ISA_AVXVNNI | INGOT_ISA_AVX2 | INGOT_ISA_NEON_DOTPROD,
+    INGOT_PANEL_FROM = 5
+};
 
 #endif

@@ -143,15 +143,22 @@ LINEAR_INLINE __m256i add_step(__m256i sum, __m256i low, __m256i high, __m256i a
 #else
 LINEAR_INLINE __m256i widen(__m256i pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
 
+/* Adds up in order: else compilers keep all products of a block and add them at the end as a tree. */
+LINEAR_INLINE __m256i keep_order(__m256i sum) {
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
 /* Into 32-bit lanes, or 16-bit pairs where adds_in_16_bits. */
 LINEAR_INLINE __m256i add_products(__m256i sum, __m256i weights, __m256i a, linear_format format) {
-    if (adds_in_16_bits(format)) return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, a));
-    return _mm256_add_epi32(sum, widen(_mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(a, weights))));
+    if (adds_in_16_bits(format)) return keep_order(_mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, a)));
+    const __m256i products = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(a, weights));
+    return keep_order(_mm256_add_epi32(sum, widen(products)));
 }
 LINEAR_INLINE __m256i add_step(__m256i sum, __m256i low, __m256i high, __m256i a, __m256i b, linear_format format) {
     if (format != LINEAR_Q6) return add_products(add_products(sum, low, a, format), high, b, format);
     const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(low, a), _mm256_maddubs_epi16(high, b));
-    return _mm256_add_epi32(sum, widen(pairs));
+    return keep_order(_mm256_add_epi32(sum, widen(pairs)));
 }
 #endif
 
@@ -363,19 +370,5 @@ LINEAR_INLINE void half_panel(const ingot_linear_args *args, uint32_t tile, uint
     PANEL_EACH(panel_4, 4, format, false) \
     PANEL_EACH(panel_6, 6, format, false) \
     static const linear_panel panels[] = {{6, panel_6}, {4, panel_4}, {2, panel_2}, {1, panel_1}};
-
-#define LINEAR_AVX2_KERNEL(symbol, format) \
-    LINEAR_AVX2_PANELS(format)             \
-    void symbol(const ingot_linear_args *args) { linear_cover(args, panels, NULL, 0); }
-
-/* The same for a format that also exists in layout T16_K8. */
-#define LINEAR_AVX2_KERNEL_K8(symbol, format)                                                  \
-    LINEAR_AVX2_PANELS(format)                                                                 \
-    PANEL_BOTH(panel_k8_1, 1, format, true)                                                    \
-    PANEL_EACH(panel_k8_4, 4, format, true)                                                    \
-    static const linear_panel panels_k8[] = {{4, panel_k8_4}, {1, panel_k8_1}};                \
-    void symbol(const ingot_linear_args *args) {                                               \
-        linear_cover(args, args->layout == INGOT_LAYOUT_T16_K8 ? panels_k8 : panels, NULL, 0); \
-    }
 
 #endif

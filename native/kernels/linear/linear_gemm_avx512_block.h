@@ -7,19 +7,8 @@
 #ifndef INGOT_KERNELS_LINEAR_GEMM_AVX512_BLOCK_H
 #define INGOT_KERNELS_LINEAR_GEMM_AVX512_BLOCK_H
 
-#include <stddef.h>
-
 #include "kernels/linear/linear_avx512.h"
-#include "kernels/quantize/quantize.h"
-
-enum {
-    GEMM_TOKENS = INGOT_PANEL_TOKENS,
-    GEMM_SCALES = LINEAR_BLOCK * GEMM_TOKENS, /* bytes to the scales of a panel's block, and to the sums of its a */
-    GEMM_SUMS = GEMM_SCALES + 4 * GEMM_TOKENS,
-    GEMM_BLOCK_BYTES = INGOT_PANEL_BLOCK_BYTES,
-    GEMM_BITS_OF_MAGIC = 0x4b400000
-};
-#define GEMM_MAGIC 12582912.0f
+#include "kernels/linear/linear_gemm_types.h"
 
 /* One block of two tiles, unpacked. */
 typedef struct gemm_cell {
@@ -30,18 +19,6 @@ typedef struct gemm_cell {
     __mmask16 shifted[2];
     uint32_t index; /* k is 32 * index and on */
 } gemm_cell;
-
-/* Where the dot products of a block start: without and with the shift bit. */
-typedef struct gemm_start {
-    int32_t plain[GEMM_TOKENS];
-    int32_t shifted[GEMM_TOKENS];
-} gemm_start;
-
-/* Where the sums of eight tokens are: rows of floats (of t2: of int32), one `stride` bytes behind the other. */
-typedef struct gemm_place {
-    uint8_t *start;
-    size_t stride;
-} gemm_place;
 
 /* clang-format off */
 #define GEMM_EACH(X)               \

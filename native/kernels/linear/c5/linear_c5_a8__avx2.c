@@ -3,6 +3,6 @@
 #error "this file must run without VNNI: no -mavxvnni"
 #endif
 
-#include "kernels/linear/linear_avx2.h"
+#include "kernels/linear/linear_gemm_avx2.h"
 
 LINEAR_AVX2_KERNEL(ingot_linear_c5_a8__avx2, LINEAR_C5)

@@ -3,6 +3,6 @@
 #error "this file needs -mavxvnni"
 #endif
 
-#include "kernels/linear/linear_avx2.h"
+#include "kernels/linear/linear_gemm_avx2.h"
 
 LINEAR_AVX2_KERNEL(ingot_linear_q6_a8__avxvnni, LINEAR_Q6)
