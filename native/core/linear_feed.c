@@ -34,14 +34,34 @@ static uint32_t width_of(const ingot_session *session, const ingot_step *step) {
     return session->places[step->outputs[0]].width;
 }
 
-static uint8_t *panel_of(const ingot_session *session, uint32_t token, uint32_t block) {
-    return session->fed + token / TOKENS * session->panel_bytes + (size_t)block * INGOT_PANEL_BLOCK_BYTES;
+static uint32_t padded(uint32_t width) { return (width + 127) / 128 * 128; }
+
+/* Of few tokens nothing is fed, so that two panels have at least nine rows; 64 bytes for their alignment. */
+bool ingot_feed_fits(uint32_t width) {
+    const uint64_t row = (uint64_t)width * sizeof(float);
+    return 2 * (uint64_t)padded(width) / COLUMNS * INGOT_PANEL_BLOCK_BYTES + 64 <= (INGOT_DECODE_TOKENS + 1) * row;
+}
+
+size_t ingot_feed_panel_bytes(const ingot_session *session, const ingot_step *step) {
+    return (size_t)padded(width_of(session, step)) / COLUMNS * INGOT_PANEL_BLOCK_BYTES;
+}
+
+uint8_t *ingot_feed_panels(const ingot_session *session, const ingot_step *step) {
+    const ingot_activation_place *place = &session->places[step->outputs[0]];
+    const size_t panels = (session->chunk + TOKENS - 1) / TOKENS;
+    const uintptr_t end = (uintptr_t)(place->data + (size_t)session->chunk * place->stride);
+    return (uint8_t *)((end - panels * ingot_feed_panel_bytes(session, step)) & ~(uintptr_t)63);
+}
+
+static uint8_t *panel_of(const ingot_session *session, const ingot_step *step, uint32_t token, uint32_t block) {
+    return ingot_feed_panels(session, step) + token / TOKENS * ingot_feed_panel_bytes(session, step) +
+           (size_t)block * INGOT_PANEL_BLOCK_BYTES;
 }
 
 /* All threads read the last layer's panels: their lines come back while the block is computed. */
-static void prefetch_panels(const ingot_session *session, uint32_t m, uint32_t block) {
+static void prefetch_panels(const ingot_session *session, const ingot_step *step, uint32_t m, uint32_t block) {
     for (uint32_t token = 0; token < m; token += TOKENS) {
-        const uint8_t *panel = panel_of(session, token, block);
+        const uint8_t *panel = panel_of(session, step, token, block);
         for (uint32_t i = 0; i < INGOT_PANEL_BLOCK_BYTES; i += 64) {
             ingot_prefetch_write(panel + i);
         }
@@ -54,23 +74,23 @@ void ingot_feed_begin(const ingot_session *session, const ingot_thread_area *are
         memset(area->fed, 0, (size_t)(m + TOKENS - 1) / TOKENS * TOKENS * COLUMNS * sizeof(float));
     }
     if (INGOT_PREFETCH_OUTPUTS) {
-        prefetch_panels(session, m, block);
+        prefetch_panels(session, step, m, block);
     }
 }
 
 void ingot_feed_end(const ingot_session *session, const ingot_thread_area *area, const ingot_step *step, uint32_t m,
                     uint32_t block) {
     const uint32_t width = width_of(session, step), blocks = (width + COLUMNS - 1) / COLUMNS;
-    const uint32_t padded = (width + 127) / 128 * 128 / COLUMNS;
     for (uint32_t token = 0; token < m; token += TOKENS) {
-        uint8_t *panel = panel_of(session, token, block);
+        uint8_t *panel = panel_of(session, step, token, block);
         int8_t a[TOKENS * COLUMNS];
         float a_scale[TOKENS];
         int32_t a_sum[TOKENS];
         session->model->rows.quantize(area->fed + (size_t)token * COLUMNS, sizeof a, sizeof a, a, a_scale, a_sum);
         ingot_panel_pack_block(a, a_scale, a_sum, panel);
         if (block + 1 == blocks) {
-            memset(panel + INGOT_PANEL_BLOCK_BYTES, 0, (size_t)(padded - blocks) * INGOT_PANEL_BLOCK_BYTES);
+            memset(panel + INGOT_PANEL_BLOCK_BYTES, 0,
+                   (size_t)(padded(width) / COLUMNS - blocks) * INGOT_PANEL_BLOCK_BYTES);
         }
     }
 }

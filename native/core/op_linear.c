@@ -16,6 +16,7 @@ typedef struct linear_input {
     const float *x;
     const uint8_t *panels;
     size_t a_stride, s_stride, x_stride;
+    size_t panel_bytes;
     bool feeds; /* the outputs go to the panels of the next linear */
 } linear_input;
 
@@ -154,14 +155,14 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     if (work.quantizes || work.pads) {
         share_rows(lane, step, &work, m);
     }
+    const uint8_t *panels = work.packs ? session->panels : NULL;
     return (linear_input){
         .a = session->a,
         .a_scale = session->a_scale,
         .a_sum = session->a_sum,
         .x = work.pads ? session->padded : x->data,
-        .panels = fed          ? session->fed
-                  : work.packs ? session->panels
-                               : NULL,
+        .panels = fed ? ingot_feed_panels(session, step - 1) : panels,
+        .panel_bytes = fed ? ingot_feed_panel_bytes(session, step - 1) : session->panel_bytes,
         .a_stride = model->widest_k,
         .s_stride = model->widest_k / 32,
         .x_stride = work.pads ? model->padded_float_k : x->stride,
@@ -271,7 +272,7 @@ static void run_tiles(const ingot_lane *lane, const ingot_step *step, const ingo
         .a_sum = input->a_sum,
         .x = input->x,
         .panels = input->panels,
-        .panel_bytes = session->panel_bytes,
+        .panel_bytes = input->panel_bytes,
         .a_stride = input->a_stride,
         .s_stride = input->s_stride,
         .x_stride = input->x_stride,

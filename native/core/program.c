@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/layout.h"
+#include "core/linear_feed.h"
 #include "kernels/dispatch.h"
 
 static uint32_t round_up(uint32_t value, uint32_t step) { return (value + step - 1) / step * step; }
@@ -166,7 +167,9 @@ static bool feeds_next(const ingot_model *model, uint32_t index, const uint32_t 
         return false;
     }
     const uint32_t last_input = model->file.instructions[model->file.step_first + index + 1].inputs - 1u;
-    return linear->inputs[last_input] != gated->outputs[0] && linear->takes_panels;
+    const ingot_tensor_record *outputs = &model->file.tensors[gated->outputs[0]];
+    return linear->inputs[last_input] != gated->outputs[0] && linear->takes_panels &&
+           outputs->rows == INGOT_ROWS_TOKENS && ingot_feed_fits((uint32_t)outputs->shape[1]);
 }
 
 static ingot_status absorb_steps(ingot_model *model) {

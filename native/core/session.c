@@ -98,7 +98,6 @@ static void carve_all(ingot_session *session, carver *state) {
     session->panel_bytes = (size_t)model->widest_k / 32 * INGOT_PANEL_BLOCK_BYTES;
     uint64_t panels = model->reads_panels ? round_up(session->chunk, INGOT_PANEL_TOKENS) / INGOT_PANEL_TOKENS : 0;
     session->panels = carve(state, panels * session->panel_bytes);
-    session->fed = carve(state, model->feeds ? panels * session->panel_bytes : 0);
     session->padded = carve(state, (uint64_t)session->chunk * model->padded_float_k * sizeof(float));
     for (uint32_t thread = 0; thread < session->most_threads; thread++) {
         carve_area(session, state, &session->areas[thread]);

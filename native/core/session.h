@@ -69,7 +69,6 @@ struct ingot_session {
     float *a_scale;
     int32_t *a_sum;
     uint8_t *panels; /* the same rows as panels of linear.h; NULL where no kernel reads them */
-    uint8_t *fed;    /* panels that one linear makes for the next; NULL where none does */
     size_t panel_bytes;
     float *padded; /* (chunk, padded_float_k) */
     uint32_t tile_floats;
