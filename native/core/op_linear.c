@@ -169,24 +169,27 @@ static linear_input prepare_many(ingot_lane *lane, const ingot_step *step, uint3
     };
 }
 
-/* A run of a row, by way of values that a compiler keeps in vectors: `to` may be `add` or `from`. */
-static inline __attribute__((always_inline)) void finish_run(const float *from, const float *bias, const float *add,
-                                                             uint32_t run, float *to) {
-    float values[INGOT_TILE_ROWS];
-    memcpy(values, from, sizeof values); /* the accumulators are whole tiles */
-    for (uint32_t i = 0; bias != NULL && i < run; i++) values[i] += bias[i];
-    for (uint32_t i = 0; add != NULL && i < run; i++) values[i] += add[i];
-    memcpy(to, values, run * sizeof(float));
-}
+/* Four floats anywhere, which every compiler keeps in one register. */
+typedef float four_floats __attribute__((vector_size(16), aligned(4), may_alias));
 
+static inline four_floats load_four(const float *from) { return *(const four_floats *)(const void *)from; }
+
+/* `to` may be `add` or `from`. */
 static void finish_row(const float *from, const float *bias, const float *add, uint32_t count, float *to) {
-    for (uint32_t start = 0; start < count; start += INGOT_TILE_ROWS) {
-        const float *bias_here = bias != NULL ? bias + start : NULL, *add_here = add != NULL ? add + start : NULL;
-        if (count - start >= INGOT_TILE_ROWS) {
-            finish_run(from + start, bias_here, add_here, INGOT_TILE_ROWS, to + start);
-        } else {
-            finish_run(from + start, bias_here, add_here, count - start, to + start);
+    uint32_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        four_floats values = load_four(from + i);
+        if (bias != NULL) {
+            values += load_four(bias + i);
         }
+        if (add != NULL) {
+            values += load_four(add + i);
+        }
+        *(four_floats *)(void *)(to + i) = values;
+    }
+    for (; i < count; i++) {
+        const float biased = bias != NULL ? from[i] + bias[i] : from[i];
+        to[i] = add != NULL ? biased + add[i] : biased;
     }
 }
 

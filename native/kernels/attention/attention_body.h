@@ -189,13 +189,23 @@ static void score_block(const ingot_attention_args *args, const attention_tile *
     }
 }
 
+/* Whole vectors where it can: a vector is read right after this, and would wait for single floats. */
+static inline void fill(float *w, uint32_t begin, uint32_t end, float value) {
+    uint32_t i = begin;
+    for (; i < end && i % 16 != 0; i++) {
+        w[i] = value;
+    }
+    for (; i + 16 <= end; i += 16) {
+        v16_store(w + i, v16_set(value));
+    }
+    for (; i < end; i++) {
+        w[i] = value;
+    }
+}
+
 static inline void fill_unseen(float *w, seen s, float value) {
-    for (uint32_t i = s.sinks; i < s.begin; i++) {
-        w[i] = value;
-    }
-    for (uint32_t i = s.end; i < BLOCK; i++) {
-        w[i] = value;
-    }
+    fill(w, s.sinks, s.begin, value);
+    fill(w, s.end, BLOCK, value);
 }
 
 static inline void decay_state(float *state, v16 decay, uint32_t width) {
@@ -217,8 +227,10 @@ static void soften_row(const ingot_attention_args *args, const attention_tile *t
     const float block_largest = v16_largest(best);
     const float largest = block_largest > state[0] ? block_largest : state[0];
     const v16 offset = v16_set(largest);
-    if (largest != state[0]) { /* else the decay is 1, and changes nothing */
-        decay_state(state, v16_exp(v16_sub(v16_set(state[0]), offset)), args->head_padded);
+    if (largest != state[0]) { /* else the decay is 1, and changes nothing; nor does it while there are no sums */
+        if (state[0] != NOTHING_SEEN) {
+            decay_state(state, v16_exp(v16_sub(v16_set(state[0]), offset)), args->head_padded);
+        }
         state[0] = largest;
     }
     for (uint32_t c = 0; c < BLOCK; c += 16) {
