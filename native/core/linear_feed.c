@@ -34,16 +34,15 @@ static uint32_t width_of(const ingot_session *session, const ingot_step *step) {
     return session->places[step->outputs[0]].width;
 }
 
-static uint32_t padded(uint32_t width) { return (width + 127) / 128 * 128; }
-
 /* Of few tokens nothing is fed, so that two panels have at least nine rows; 64 bytes for their alignment. */
 bool ingot_feed_fits(uint32_t width) {
     const uint64_t row = (uint64_t)width * sizeof(float);
-    return 2 * (uint64_t)padded(width) / COLUMNS * INGOT_PANEL_BLOCK_BYTES + 64 <= (INGOT_DECODE_TOKENS + 1) * row;
+    return 2 * (uint64_t)ingot_quantized_width(width) / COLUMNS * INGOT_PANEL_BLOCK_BYTES + 64 <=
+           (INGOT_DECODE_TOKENS + 1) * row;
 }
 
 size_t ingot_feed_panel_bytes(const ingot_session *session, const ingot_step *step) {
-    return (size_t)padded(width_of(session, step)) / COLUMNS * INGOT_PANEL_BLOCK_BYTES;
+    return (size_t)ingot_quantized_width(width_of(session, step)) / COLUMNS * INGOT_PANEL_BLOCK_BYTES;
 }
 
 uint8_t *ingot_feed_panels(const ingot_session *session, const ingot_step *step) {
@@ -90,7 +89,7 @@ void ingot_feed_end(const ingot_session *session, const ingot_thread_area *area,
         ingot_panel_pack_block(a, a_scale, a_sum, panel);
         if (block + 1 == blocks) {
             memset(panel + INGOT_PANEL_BLOCK_BYTES, 0,
-                   (size_t)(padded(width) / COLUMNS - blocks) * INGOT_PANEL_BLOCK_BYTES);
+                   (size_t)(ingot_quantized_width(width) / COLUMNS - blocks) * INGOT_PANEL_BLOCK_BYTES);
         }
     }
 }

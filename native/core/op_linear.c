@@ -36,9 +36,6 @@ static const float *normalized_row(const ingot_lane *lane, const ingot_step *ste
     return lane->area->row;
 }
 
-/* As far as any format's group reaches; at most the model's widest_k. */
-static uint32_t quantized_width(uint32_t k) { return (k + 127) / 128 * 128; }
-
 /* How the parts in work want their activations: per 32 k, or per token (t2). A linear of both goes over its parts twice
  * with the same buffers. */
 static bool wants(const ingot_linear_part *part, bool per_token) {
@@ -63,7 +60,7 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, boo
     bool norm_here = step->absorbed_step >= 0 && !session->tracing;
     const float *x = norm_here ? normalized_row(lane, step, 0) : ingot_row(session, step->inputs[0], 0);
     if (per_token || step->quantizes) {
-        quantizer(lane, per_token)(x, k, quantized_width(k), area->a, area->a_scale, area->a_sum);
+        quantizer(lane, per_token)(x, k, ingot_quantized_width(k), area->a, area->a_scale, area->a_sum);
     }
     if (step->reads_float && k % 32 != 0) {
         float *padded = area->row; /* as wide as any padded row, see program.c; x may be the same row */
@@ -79,7 +76,8 @@ static linear_input prepare_single(ingot_lane *lane, const ingot_step *step, boo
 static void quantize_row(const ingot_session *session, const float *x, uint32_t k, uint32_t row,
                          ingot_quantize_fn quantize) {
     const size_t wide = session->model->widest_k, groups = row * (wide / 32);
-    quantize(x, k, quantized_width(k), session->a + row * wide, session->a_scale + groups, session->a_sum + groups);
+    quantize(x, k, ingot_quantized_width(k), session->a + row * wide, session->a_scale + groups,
+             session->a_sum + groups);
 }
 
 /* The rows [begin, end) of one panel, which are in the cache. */
@@ -93,7 +91,8 @@ static void pack_panel(const ingot_session *session, uint32_t k, uint32_t begin,
         .s_stride = groups,
         .count = end - begin,
     };
-    ingot_panel_pack(&rows, quantized_width(k), session->panels + begin / INGOT_PANEL_TOKENS * session->panel_bytes);
+    ingot_panel_pack(&rows, ingot_quantized_width(k),
+                     session->panels + begin / INGOT_PANEL_TOKENS * session->panel_bytes);
 }
 
 static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }

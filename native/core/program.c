@@ -84,7 +84,7 @@ static ingot_status prepare_linear(ingot_model *model, ingot_step *step) {
                              part->layout == INGOT_LAYOUT_T16;
         model->reads_panels |= part->reads_panels;
         uint32_t k = (uint32_t)model->file.tensors[step->inputs[1 + p]].shape[1];
-        model->widest_k = larger(model->widest_k, round_up(k, 128));
+        model->widest_k = larger(model->widest_k, ingot_quantized_width(k));
         if (floats && k % 32 != 0) {
             model->padded_float_k = larger(model->padded_float_k, round_up(k, 32));
             model->widest_row = larger(model->widest_row, round_up(k, 32));

@@ -14,6 +14,9 @@
 
 enum { INGOT_MAX_PARTS = 3 };
 
+/* How far a row of k activations is quantized: as far as any format's group reaches. */
+static inline uint32_t ingot_quantized_width(uint32_t k) { return (k + 127) / 128 * 128; }
+
 /* One weight of a linear. */
 typedef struct ingot_linear_part {
     ingot_linear_fn kernel;

@@ -7,7 +7,8 @@
 #include "kernels/linear/linear_avx2.h"
 #include "kernels/linear/linear_gemm_types.h"
 
-enum { GEMM_HALVES = 2, GEMM_RUN = 4 };
+/* Fewer tokens than GEMM_FROM are faster as rows: a panel has eight. */
+enum { GEMM_HALVES = 2, GEMM_RUN = 4, GEMM_FROM = 7 };
 
 /* One block of a tile, unpacked. */
 typedef struct gemm_cell {
@@ -45,18 +46,16 @@ LINEAR_INLINE void gemm_expand_block(linear_block block, size_t tile_bytes, int 
 
 /* ---- a block times four tokens ---- */
 
-LINEAR_INLINE __m256i gemm_broadcast(const int32_t *value) { return _mm256_set1_epi32(*value); }
-
 LINEAR_INLINE __m256i gemm_start_dot(const gemm_cell *cell, const uint8_t *block, const gemm_start *start, int i, int j,
                                      linear_format format) {
-    const __m256i plain = gemm_broadcast(&start->plain[j]);
+    const __m256i plain = _mm256_set1_epi32(start->plain[j]);
     if (format == LINEAR_Q4Z) {
         int32_t sum;
         memcpy(&sum, block + GEMM_SUMS + 4 * j, sizeof sum);
         return _mm256_sub_epi32(plain, _mm256_mullo_epi32(cell->zeros[i], _mm256_set1_epi32(sum)));
     }
     if (!linear_has_codebook(format)) return plain;
-    const __m256 shifted = _mm256_castsi256_ps(gemm_broadcast(&start->shifted[j]));
+    const __m256 shifted = _mm256_castsi256_ps(_mm256_set1_epi32(start->shifted[j]));
     return _mm256_castps_si256(
         _mm256_blendv_ps(_mm256_castsi256_ps(plain), shifted, _mm256_castsi256_ps(cell->shift[i])));
 }
@@ -129,10 +128,11 @@ LINEAR_INLINE void gemm_add_run(const gemm_slab *slab, const uint8_t *panel, con
 }
 
 LINEAR_INLINE void gemm_add_panel(const gemm_slab *slab, const uint8_t *panel, size_t panel_bytes,
-                                  const gemm_start *start, int tiles, linear_format format, gemm_place rows) {
+                                  const gemm_start *start, int tokens, int tiles, linear_format format,
+                                  gemm_place rows) {
     (void)panel_bytes;
     (void)tiles;
-    for (int first = 0; first < GEMM_TOKENS; first += GEMM_RUN) gemm_add_run(slab, panel, start, first, format, rows);
+    for (int first = 0; first < tokens; first += GEMM_RUN) gemm_add_run(slab, panel, start, first, format, rows);
 }
 
 LINEAR_INLINE void gemm_finish(const uint8_t *from, const uint8_t *head, float a_scale, linear_format format,
@@ -154,15 +154,15 @@ LINEAR_INLINE void gemm_finish(const uint8_t *from, const uint8_t *head, float a
         for (uint32_t tile = args->tile_begin; tile < args->tile_end; tile++) gemm_tiles(args, tile, 1, format); \
     }
 
-#define LINEAR_AVX2_KERNEL(symbol, format)       \
-    LINEAR_AVX2_PANELS(format)                   \
-    LINEAR_AVX2_GEMM(format)                     \
-    void symbol(const ingot_linear_args *args) { \
-        if (args->panels != NULL) {              \
-            gemm(args);                          \
-        } else {                                 \
-            linear_cover(args, panels, NULL, 0); \
-        }                                        \
+#define LINEAR_AVX2_KERNEL(symbol, format)                  \
+    LINEAR_AVX2_PANELS(format)                              \
+    LINEAR_AVX2_GEMM(format)                                \
+    void symbol(const ingot_linear_args *args) {            \
+        if (args->panels != NULL && args->m >= GEMM_FROM) { \
+            gemm(args);                                     \
+        } else {                                            \
+            linear_cover(args, panels, NULL, 0);            \
+        }                                                   \
     }
 
 /* The same for a format that also exists in layout T16_K8. */
@@ -175,7 +175,7 @@ LINEAR_INLINE void gemm_finish(const uint8_t *from, const uint8_t *head, float a
     void symbol(const ingot_linear_args *args) {                                \
         if (args->layout == INGOT_LAYOUT_T16_K8) {                              \
             linear_cover(args, panels_k8, NULL, 0);                             \
-        } else if (args->panels != NULL) {                                      \
+        } else if (args->panels != NULL && args->m >= GEMM_FROM) {              \
             gemm(args);                                                         \
         } else {                                                                \
             linear_cover(args, panels, NULL, 0);                                \

@@ -78,7 +78,9 @@ LINEAR_INLINE void gemm_block(const gemm_cell *cell, const uint8_t *block, const
 LINEAR_INLINE __m512i *gemm_sum(gemm_place rows, int token) { return (__m512i *)(void *)gemm_row(rows, token); }
 
 LINEAR_INLINE void gemm_add_panel(const gemm_slab *slab, const uint8_t *panel, size_t panel_bytes,
-                                  const gemm_start *start, int tiles, linear_format format, gemm_place rows) {
+                                  const gemm_start *start, int tokens, int tiles, linear_format format,
+                                  gemm_place rows) {
+    (void)tokens;
     if (tiles == 2) {
         const uint8_t *block = panel + (size_t)slab->cells[0].index * GEMM_BLOCK_BYTES;
         gemm_blocks(slab->cells, block, panel_bytes, start, slab->count, format, rows);

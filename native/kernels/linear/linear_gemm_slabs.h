@@ -6,8 +6,8 @@
  * some cores: dot products start at the bits of 1.5 * 2^23, so that as a float such a sum is that number plus the dot
  * product, which stays below 2^21. Sub-scales take it off in their product, other formats subtract it.
  *
- * An ISA defines, before it includes this, gemm_cell (a block of the tiles, unpacked, with its `index`), gemm_bias,
- * gemm_expand_block and the three functions that take it from there. */
+ * An ISA defines gemm_cell (a block of the tiles, unpacked, with its `index`), gemm_bias and gemm_expand_block before it
+ * includes this, and behind it the two functions that are declared here. */
 #ifndef INGOT_KERNELS_LINEAR_GEMM_SLABS_H
 #define INGOT_KERNELS_LINEAR_GEMM_SLABS_H
 
@@ -21,9 +21,10 @@ typedef struct gemm_slab {
     const uint8_t *head;
 } gemm_slab;
 
-/* Adds a slab times a panel to the sums of eight tokens. */
+/* Adds a slab times a panel, whose first `tokens` exist, to the sums of eight tokens. */
 LINEAR_INLINE void gemm_add_panel(const gemm_slab *slab, const uint8_t *panel, size_t panel_bytes,
-                                  const gemm_start *start, int tiles, linear_format format, gemm_place rows);
+                                  const gemm_start *start, int tokens, int tiles, linear_format format,
+                                  gemm_place rows);
 /* Whole sums of one token to outputs; `to` may be where they are. */
 LINEAR_INLINE void gemm_finish(const uint8_t *from, const uint8_t *head, float a_scale, linear_format format,
                                float *to);
@@ -113,7 +114,7 @@ LINEAR_INLINE void gemm_panel(const ingot_linear_args *args, const gemm_slab *sl
     }
     gemm_start start[GEMM_SLAB_BLOCKS] __attribute__((aligned(64)));
     gemm_prepare(slab, panel, args->delta, format, start);
-    if (slab->count != 0) gemm_add_panel(slab, panel, args->panel_bytes, start, tiles, format, rows);
+    if (slab->count != 0) gemm_add_panel(slab, panel, args->panel_bytes, start, tokens, tiles, format, rows);
     for (int j = 0; j < tokens && (slab->ends || tokens < GEMM_TOKENS); j++) {
         if (!slab->ends) {
             memcpy(gemm_row(out, j), gemm_row(rows, j), bytes);
